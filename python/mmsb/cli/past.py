@@ -1,0 +1,184 @@
+"""What happened: ``log`` and ``diff``."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from typing import Any
+
+import mmsb
+from mmsb.cli.common import (
+    Commands,
+    add_directory,
+    command,
+    epoch_argument,
+    opened,
+    page_argument,
+    values,
+    when,
+)
+from mmsb.cli.output import Output, UsageError, compact, plain
+
+_ROWS = 20
+
+
+def register(commands: Commands) -> None:
+    """Declare the commands of this module."""
+    log = command(
+        commands,
+        "log",
+        run_log,
+        "list commits, the newest first; with --json one object a line",
+        "mmsb log sim.mmsb --page position --meta step=81204",
+    )
+    add_directory(log)
+    log.add_argument("--page", metavar="PAGE", help="only commits that touched this page")
+    log.add_argument("--since", type=epoch_argument, metavar="E", help="from this epoch or tag on")
+    log.add_argument("--until", type=epoch_argument, metavar="E", help="up to this epoch or tag")
+    log.add_argument("--source", help="only commits of this source")
+    log.add_argument(
+        "--meta",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="only commits with this metadata; VALUE is JSON or else a string; may be repeated",
+    )
+    log.add_argument(
+        "-n",
+        type=_count,
+        metavar="N",
+        help=f"at most N commits (default: {_ROWS}, with --json all)",
+    )
+
+    diff = command(
+        commands,
+        "diff",
+        run_diff,
+        "show what differs between two epochs",
+        "mmsb diff sim.mmsb 5 start --page position",
+    )
+    add_directory(diff)
+    diff.add_argument("a", metavar="A", type=epoch_argument, help="an epoch or a tag")
+    diff.add_argument("b", metavar="B", type=epoch_argument, help="an epoch or a tag")
+    diff.add_argument("--page", metavar="PAGE", help="only this page")
+
+
+def run_log(args: argparse.Namespace, out: Output) -> int:
+    """List commits."""
+    filters: dict[str, Any] = {
+        "since": args.since,
+        "until": args.until,
+        "source": args.source,
+        "meta": dict(_meta(pair) for pair in args.meta) or None,
+    }
+    filters = {name: value for name, value in filters.items() if value is not None}
+    limit = args.n if args.n is not None or out.as_json else _ROWS
+    rows = []
+    with opened(args, out) as bus, bus.snapshot() as now:
+        if args.page is not None:
+            filters["page"] = page_argument(now, args.page).id
+        names = {page.id: page.name for page in now.pages}
+        commits = iter(bus.log(reverse=True, **filters))
+        for commit in itertools.islice(commits, limit):
+            facts = _commit(commit)
+            if out.as_json:
+                out.json(facts, line=True)
+            else:
+                rows.append(_row(facts, names))
+        more = not out.as_json and next(commits, None) is not None
+    if not out.as_json:
+        out.table([">epoch", "time (UTC)", "source", "pages", ">bytes", "meta"], rows)
+        if more:
+            out.note(f"the newest {limit} are shown; -n N shows more")
+    return 0
+
+
+def run_diff(args: argparse.Namespace, out: Output) -> int:
+    """Show what differs between two epochs."""
+    with opened(args, out) as bus:
+        wanted = None
+        if args.page is not None:
+            with bus.snapshot(args.b) as later:
+                wanted = page_argument(later, args.page).id
+        entries = [
+            {
+                "page": entry.page,
+                "name": entry.name,
+                "change": entry.change,
+                "ranges": [list(pair) for pair in entry.ranges],
+                "old": [values(old) for old in entry.old],
+                "new": [values(new) for new in entry.new],
+            }
+            for entry in bus.diff(args.a, args.b, page=wanted)
+        ]
+    if out.as_json:
+        out.json({"a": args.a, "b": args.b, "pages": entries})
+        return 0
+    out.table(
+        [">id", "name", "change", ">ranges", ">bytes", "first old values", "first new values"],
+        [
+            [
+                str(entry["page"]),
+                plain(entry["name"] or ""),
+                entry["change"],
+                str(len(entry["ranges"])),
+                f"{sum(stop - start for start, stop in entry['ranges']):,}",
+                _first(entry["old"]),
+                _first(entry["new"]),
+            ]
+            for entry in entries
+        ],
+    )
+    out.note(f"{len(entries)} pages differ between {args.a} and {args.b}")
+    return 0
+
+
+def _count(text: str) -> int:
+    number = epoch_argument(text)
+    if not isinstance(number, int) or number < 1:
+        raise argparse.ArgumentTypeError(f"N is a whole number from 1 on, not {text!r}")
+    return number
+
+
+def _meta(pair: str) -> tuple[str, Any]:
+    key, equals, text = pair.partition("=")
+    if not equals:
+        raise UsageError(f"--meta takes KEY=VALUE, not {pair!r}")
+    try:
+        return key, json.loads(text)
+    except ValueError:
+        return key, text
+
+
+def _commit(commit: mmsb.Commit) -> dict[str, Any]:
+    ranges = [pair for delta in commit.deltas for pair in delta.ranges]
+    return {
+        "epoch": commit.epoch,
+        "time": when(commit.time),
+        "source": commit.source,
+        "meta": commit.meta,
+        "pages": list(commit.pages),
+        "bytes": sum(stop - start for start, stop in ranges),
+        "changes": [str(change) for change in commit.changes],
+    }
+
+
+def _row(facts: dict[str, Any], names: dict[int, str | None]) -> list[str]:
+    return [
+        str(facts["epoch"]),
+        facts["time"].rstrip("Z").replace("T", " ")[:-3],
+        plain(facts["source"] or ""),
+        plain(", ".join(names.get(page) or str(page) for page in facts["pages"])),
+        f"{facts['bytes']:,}",
+        compact(facts["meta"]),
+    ]
+
+
+def _first(ranges: list[Any]) -> str:
+    if not ranges:
+        return ""
+    shown = ", ".join(
+        f"{value:.7g}" if isinstance(value, float) else plain(str(value)) for value in ranges[0][:3]
+    )
+    return shown + (", ..." if len(ranges[0]) > 3 or len(ranges) > 1 else "")

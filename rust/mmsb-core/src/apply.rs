@@ -1,0 +1,226 @@
+//! The law: state x delta -> state'. Commits, recovery, time travel and restore all go through `apply`.
+//!
+//! Every operation is checked against the state it meets; the first that does not fit fails the whole commit.
+
+use crate::catalog::{self, Desc, PageNames, TagNames};
+use crate::delta::{NewPage, Op, Ops};
+use crate::edit::{DeadKind, Edit};
+use crate::table::{self, Slot};
+use crate::{Code, Error, Result, names, page};
+
+/// Ids stay below this, so that the name index can double them.
+pub(crate) const MAX_ID: u64 = 1 << 62;
+
+/// Applies encoded operations. Returns whether anything changed.
+#[inline]
+pub(crate) fn apply(edit: &mut Edit<'_>, ops: &[u8]) -> Result<bool> {
+    let mut changed = false;
+    for op in Ops::new(ops) {
+        changed |= match op.map_err(|e| Error::new(Code::Corruption, format!("operations: {}", e.0)))? {
+            Op::Write { id, offset, data } => write(edit, id, offset, data)?,
+            Op::Create { id, name, dtype, itemsize, shape, nbytes, meta, location } => {
+                let page = NewPage { name, dtype, itemsize, shape: &shape, nbytes, meta, location };
+                create(edit, id, &page)?
+            }
+            Op::Delete { id } => delete(edit, id)?,
+            Op::Rename { id, name } => rename(edit, id, name)?,
+            Op::SetMeta { id, meta } => set_meta(edit, id, meta)?,
+            Op::Resize { id, shape, nbytes } => resize(edit, id, &shape, nbytes)?,
+            Op::Tag { name, epoch, move_ } => tag(edit, name, epoch, move_)?,
+            Op::Untag { name } => untag(edit, name)?,
+        };
+    }
+    Ok(changed)
+}
+
+#[inline]
+fn slot_of(edit: &Edit<'_>, id: u64) -> Result<Slot> {
+    table::get(edit.mem(), edit.root.table, edit.root.height, id).ok_or_else(|| no_page(id))
+}
+
+pub(crate) fn no_page(id: u64) -> Error {
+    Error::new(Code::PageNotFound, format!("there is no page {id}"))
+}
+
+#[inline]
+fn write(edit: &mut Edit<'_>, id: u64, offset: u64, data: &[u8]) -> Result<bool> {
+    let slot = slot_of(edit, id)?;
+    if offset > slot.len || data.len() as u64 > slot.len - offset {
+        return Err(past_end(id, offset, data.len() as u64, slot.len));
+    }
+    let Some(at) = page::write(edit, id, &slot, offset, data)? else {
+        return Ok(false);
+    };
+    table::set(edit, id, Slot { data: at, epoch: edit.epoch(), ..slot })?;
+    Ok(true)
+}
+
+pub(crate) fn past_end(id: u64, offset: u64, len: u64, nbytes: u64) -> Error {
+    Error::new(
+        Code::InvalidDelta,
+        format!("{len} bytes at offset {offset} do not fit into page {id} of {nbytes} bytes"),
+    )
+}
+
+fn create(edit: &mut Edit<'_>, id: u64, new: &NewPage<'_>) -> Result<bool> {
+    let taken = table::get(edit.mem(), edit.root.table, edit.root.height, id).is_some();
+    if taken || id == 0 || id >= MAX_ID {
+        return Err(Error::new(Code::PageExists, format!("there can be no new page with id {id}")));
+    }
+    if let Some(name) = new.name {
+        free_name(edit, id, name)?;
+    }
+    if !edit.room_for(new.nbytes.min(catalog::MAX_PAGE)) {
+        return Err(crate::arena::out_of_space(new.nbytes, edit.limit()));
+    }
+    let desc = catalog::put_desc(edit, new)?;
+    let data = page::create(edit, new.nbytes)?;
+    table::set(edit, id, Slot { data, len: new.nbytes, epoch: edit.epoch(), desc })?;
+    if new.name.is_some() {
+        let records = PageNames::of(&edit.root);
+        edit.root.names = names::insert(edit, edit.root.names, id * 2, &records)?;
+    }
+    edit.root.next_id = edit.root.next_id.max(id + 1);
+    edit.root.pages += 1;
+    edit.root.bytes += new.nbytes;
+    Ok(true)
+}
+
+fn free_name(edit: &Edit<'_>, id: u64, name: &str) -> Result<()> {
+    match catalog::find_page(edit.mem(), &edit.root, name) {
+        Some(other) if other != id => {
+            Err(Error::new(Code::PageExists, format!("the name {name:?} belongs to page {other}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn drop_name(edit: &mut Edit<'_>, slot: &Slot) -> Result<()> {
+    let mem = edit.mem();
+    let desc = Desc::at(mem, slot.desc);
+    if !desc.name().is_empty() {
+        let records = PageNames::of(&edit.root);
+        edit.root.names = names::remove(edit, edit.root.names, desc.name().as_bytes(), &records)?;
+    }
+    Ok(())
+}
+
+fn delete(edit: &mut Edit<'_>, id: u64) -> Result<bool> {
+    let slot = slot_of(edit, id)?;
+    drop_name(edit, &slot)?;
+    page::retire(edit, id, &slot);
+    catalog::retire_desc(edit, slot.desc);
+    table::remove(edit, id)?;
+    edit.root.pages -= 1;
+    edit.root.bytes -= slot.len;
+    Ok(true)
+}
+
+fn set_meta(edit: &mut Edit<'_>, id: u64, meta: &str) -> Result<bool> {
+    let slot = slot_of(edit, id)?;
+    let desc = Desc::at(edit.mem(), slot.desc);
+    if desc.meta() == meta {
+        return Ok(false);
+    }
+    let shape: Vec<u64> = desc.shape().collect();
+    redescribe(edit, id, slot, desc.name(), meta, &shape)?;
+    Ok(true)
+}
+
+fn rename(edit: &mut Edit<'_>, id: u64, name: Option<&str>) -> Result<bool> {
+    let slot = slot_of(edit, id)?;
+    if let Some(name) = name {
+        catalog::check_name(name)?;
+        free_name(edit, id, name)?;
+    }
+    if Desc::at(edit.mem(), slot.desc).name() == name.unwrap_or("") {
+        return Ok(false);
+    }
+    drop_name(edit, &slot)?;
+    let desc = Desc::at(edit.mem(), slot.desc);
+    let shape: Vec<u64> = desc.shape().collect();
+    redescribe(edit, id, slot, name.unwrap_or(""), desc.meta(), &shape)?;
+    if name.is_some() {
+        let records = PageNames::of(&edit.root);
+        edit.root.names = names::insert(edit, edit.root.names, id * 2, &records)?;
+    }
+    Ok(true)
+}
+
+/// Gives a page another record. `slot` is the page's as it shall be but for the record.
+fn redescribe(edit: &mut Edit<'_>, id: u64, slot: Slot, name: &str, meta: &str, shape: &[u64]) -> Result<()> {
+    let desc = Desc::at(edit.mem(), slot.desc);
+    let new = NewPage {
+        name: Some(name).filter(|name| !name.is_empty()),
+        dtype: desc.dtype(),
+        itemsize: desc.itemsize(),
+        shape,
+        nbytes: slot.len,
+        meta,
+        location: desc.location(),
+    };
+    let at = catalog::put_desc(edit, &new)?;
+    catalog::retire_desc(edit, slot.desc);
+    table::set(edit, id, Slot { desc: at, ..slot })
+}
+
+fn resize(edit: &mut Edit<'_>, id: u64, shape: &[u64], nbytes: u64) -> Result<bool> {
+    let slot = slot_of(edit, id)?;
+    let mem = edit.mem();
+    let desc = Desc::at(mem, slot.desc);
+    if slot.len == nbytes && desc.shape().eq(shape.iter().copied()) {
+        return Ok(false);
+    }
+    catalog::check_size(shape, desc.itemsize(), nbytes)?;
+    if nbytes > slot.len && !edit.room_for(nbytes - slot.len) {
+        return Err(crate::arena::out_of_space(nbytes - slot.len, edit.limit()));
+    }
+    let mut new = slot;
+    if slot.len != nbytes {
+        new = Slot { data: page::resize(edit, id, &slot, nbytes)?, len: nbytes, epoch: edit.epoch(), ..slot };
+    }
+    edit.root.bytes = edit.root.bytes - slot.len + nbytes;
+    redescribe(edit, id, new, desc.name(), desc.meta(), shape)?;
+    Ok(true)
+}
+
+fn tag(edit: &mut Edit<'_>, name: &str, epoch: Option<u64>, move_: bool) -> Result<bool> {
+    catalog::check_name(name)?;
+    let epoch = epoch.unwrap_or(edit.epoch());
+    if epoch > edit.epoch() {
+        return Err(Error::new(Code::EpochNotFound, format!("there is no epoch {epoch} to tag yet")));
+    }
+    let mem = edit.mem();
+    let old = names::find(mem, edit.root.tags, name.as_bytes(), &TagNames);
+    if let Some(old) = old {
+        let names_epoch = catalog::tag_epoch(mem, old);
+        if names_epoch == epoch {
+            return Ok(false);
+        }
+        if !move_ {
+            return Err(Error::new(
+                Code::TagExists,
+                format!("the tag {name:?} names epoch {names_epoch}; pass move=True to move it"),
+            ));
+        }
+    }
+    let record = catalog::put_tag(edit, name, epoch)?;
+    edit.root.tags = names::insert(edit, edit.root.tags, record, &TagNames)?;
+    if let Some(old) = old {
+        retire_tag(edit, old);
+    }
+    Ok(true)
+}
+
+fn retire_tag(edit: &mut Edit<'_>, at: u64) {
+    let (len, born) = (catalog::tag_len(edit.mem(), at), edit.mem().get(at));
+    edit.retire(at, len, born, DeadKind::Node);
+}
+
+fn untag(edit: &mut Edit<'_>, name: &str) -> Result<bool> {
+    let old = names::find(edit.mem(), edit.root.tags, name.as_bytes(), &TagNames)
+        .ok_or_else(|| Error::new(Code::TagNotFound, format!("there is no tag {name:?}")))?;
+    edit.root.tags = names::remove(edit, edit.root.tags, name.as_bytes(), &TagNames)?;
+    retire_tag(edit, old);
+    Ok(true)
+}

@@ -1,0 +1,200 @@
+//! The arena: one large sparse reservation that holds every byte another process may need, as offsets.
+//!
+//! Invariants that every `unsafe` block here and in `slots.rs` stands on:
+//!
+//! 1. The reservation is mapped once and never moves or shrinks while the `Arena` lives.
+//! 2. An allocated piece belongs to one commit until that commit publishes; nobody else has its offset. Only that
+//!    commit writes to it.
+//! 3. After publication its bytes never change until it is freed, and it is freed only when no pin, view or
+//!    snapshot can reach it (`reclaim.rs`).
+//! 4. Words that are shared while they change (head, ring, slots) are accessed as atomics of one size only.
+#![allow(unsafe_code)]
+
+mod alloc;
+mod backing;
+mod slots;
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub(crate) use alloc::{Alloc, BLOCK, size_class};
+pub(crate) use backing::{Backing, Mapping};
+pub(crate) use slots::Slots;
+
+use crate::{Code, Error, Result};
+
+/// View counts are kept per this many bytes; every piece starts on such a boundary.
+const UNIT: u64 = 64;
+
+/// The bytes of an arena, as a reader or the host sees them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mem {
+    base: *mut u8,
+    len: u64,
+}
+
+// SAFETY: invariants 2 and 3: plain bytes are written by one owner before publication and read only after it;
+// words that change while shared are atomics.
+unsafe impl Send for Mem {}
+// SAFETY: as above.
+unsafe impl Sync for Mem {}
+
+impl Mem {
+    #[inline]
+    fn at(&self, offset: u64, len: u64) -> *mut u8 {
+        assert!(offset <= self.len && len <= self.len - offset, "offset outside the arena");
+        // SAFETY: the range lies inside the mapping, just checked (invariant 1).
+        unsafe { self.base.add(offset as usize) }
+    }
+
+    /// A word of a node.
+    #[inline]
+    pub(crate) fn get(&self, offset: u64) -> u64 {
+        debug_assert_eq!(offset % 8, 0);
+        // SAFETY: inside the mapping and aligned; invariant 2 or 3: no write can race.
+        unsafe { self.at(offset, 8).cast::<u64>().read() }
+    }
+
+    /// Sets a word of a node that this commit owns.
+    #[inline]
+    pub(crate) fn set(&self, offset: u64, value: u64) {
+        debug_assert_eq!(offset % 8, 0);
+        // SAFETY: inside the mapping and aligned; invariant 2: the caller's commit owns the piece.
+        unsafe { self.at(offset, 8).cast::<u64>().write(value) }
+    }
+
+    /// Published or owned bytes.
+    #[inline]
+    pub(crate) fn bytes(&self, offset: u64, len: u64) -> &[u8] {
+        // SAFETY: inside the mapping; invariant 3: published bytes don't change while they can be reached.
+        unsafe { std::slice::from_raw_parts(self.at(offset, len), len as usize) }
+    }
+
+    #[inline]
+    pub(crate) fn ptr(&self, offset: u64, len: u64) -> *const u8 {
+        self.at(offset, len)
+    }
+
+    /// Copies bytes from outside into a piece that this commit owns.
+    #[inline]
+    pub(crate) fn write(&self, offset: u64, data: &[u8]) {
+        let to = self.at(offset, data.len() as u64);
+        // SAFETY: the target is inside the mapping and owned (invariant 2); `data` is not part of it, since owned
+        // bytes are never lent out as slices while they change.
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len()) }
+    }
+
+    /// Copies between two pieces; the target is owned by this commit.
+    #[inline]
+    pub(crate) fn copy(&self, from: u64, to: u64, len: u64) {
+        let (from, to) = (self.at(from, len), self.at(to, len));
+        // SAFETY: both inside the mapping; pieces are disjoint, and the target is owned (invariant 2).
+        unsafe { std::ptr::copy_nonoverlapping(from, to, len as usize) }
+    }
+
+    /// Zeroes a piece that this commit owns.
+    pub(crate) fn zero(&self, offset: u64, len: u64) {
+        // SAFETY: inside the mapping and owned (invariant 2).
+        unsafe { std::ptr::write_bytes(self.at(offset, len), 0, len as usize) }
+    }
+
+    /// A word that is shared while it changes.
+    #[inline]
+    pub(crate) fn atomic(&self, offset: u64) -> &AtomicU64 {
+        debug_assert_eq!(offset % 8, 0);
+        // SAFETY: inside the mapping and aligned; invariant 4: such words are only accessed as `AtomicU64`.
+        unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) }
+    }
+}
+
+/// The host's arena: mapping, allocator and view counts.
+#[derive(Debug)]
+pub(crate) struct Arena {
+    pub(crate) mem: Mem,
+    mapping: Mapping,
+    alloc: Mutex<Alloc>,
+    counts: Box<[AtomicU32]>,
+}
+
+impl Arena {
+    /// An arena that holds at most `max_memory` bytes.
+    pub(crate) fn new(backing: Backing, max_memory: u64) -> Result<Arena> {
+        let mapping = Mapping::reserve(backing, max_memory)?;
+        let len = mapping.len() as u64;
+        let mem = Mem { base: mapping.base(), len };
+        let counts = zeroed_counts((len / UNIT) as usize);
+        Ok(Arena { mem, mapping, alloc: Mutex::new(Alloc::new(len, max_memory)), counts })
+    }
+
+    /// The allocator; a commit holds it while it fills its pieces.
+    pub(crate) fn alloc(&self) -> MutexGuard<'_, Alloc> {
+        self.alloc.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[inline]
+    fn count(&self, offset: u64) -> &AtomicU32 {
+        &self.counts[(offset / UNIT) as usize]
+    }
+
+    /// A view on a one-block frame begins. The caller holds a pin that reaches the frame.
+    #[inline]
+    pub(crate) fn retain(&self, offset: u64) {
+        self.count(offset).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A view on a one-block frame ends.
+    #[inline]
+    pub(crate) fn release(&self, offset: u64) {
+        self.count(offset).fetch_sub(1, Ordering::Release);
+    }
+
+    /// Whether views hold the frame. Read after the pins (`reclaim.rs`).
+    #[inline]
+    pub(crate) fn is_viewed(&self, offset: u64) -> bool {
+        self.count(offset).load(Ordering::Acquire) != 0
+    }
+
+    /// The descriptor of the mapping, if it has one.
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+}
+
+/// A reader's mapping of another process's arena.
+#[derive(Debug)]
+pub(crate) struct ReadArena {
+    pub(crate) mem: Mem,
+    _mapping: Mapping,
+}
+
+impl ReadArena {
+    pub(crate) fn map(fd: std::os::fd::OwnedFd) -> Result<ReadArena> {
+        let mapping = Mapping::read_only(fd)?;
+        let mem = Mem { base: mapping.base(), len: mapping.len() as u64 };
+        Ok(ReadArena { mem, _mapping: mapping })
+    }
+}
+
+fn zeroed_counts(len: usize) -> Box<[AtomicU32]> {
+    // SAFETY: an all-zero AtomicU32 is the number 0. `vec![AtomicU32::new(0); n]` would touch every page.
+    unsafe {
+        let layout = std::alloc::Layout::array::<AtomicU32>(len.max(1)).unwrap_or_else(|_| {
+            std::alloc::Layout::new::<AtomicU32>()
+        });
+        let raw = std::alloc::alloc_zeroed(layout).cast::<AtomicU32>();
+        if raw.is_null() {
+            return Box::new([]);
+        }
+        Box::from_raw(std::ptr::slice_from_raw_parts_mut(raw, len.max(1)))
+    }
+}
+
+pub(crate) fn out_of_space(wanted: u64, limit: u64) -> Error {
+    Error::new(
+        Code::OutOfSpace,
+        format!(
+            "{wanted} more bytes do not fit into max_memory = {limit}; drop snapshots and arrays that hold old \
+             versions, or give the bus a larger max_memory"
+        ),
+    )
+}

@@ -1,0 +1,107 @@
+//! Pin slots: each line says which epoch one snapshot shows. The host reads them, readers write them.
+//!
+//! Protocol (LMDB's, with explicit fences): a reader stores the epoch in its slot, fences, and looks whether the
+//! head is still that epoch; if not it tries again. The host publishes, fences, then reads the slots. So either
+//! the host sees the pin, or the reader sees the newer head.
+#![allow(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use super::backing::{Backing, Mapping};
+use crate::{Code, Error, Result};
+
+const LINE: usize = 64;
+const SLOTS: usize = 1023;
+const FREE: u64 = 0;
+const CLAIMED: u64 = 1;
+const FIRST: u64 = 2;
+
+/// A table of pin slots; line 0 holds the high-water mark.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    mapping: Mapping,
+}
+
+/// A slot that is ours, by number.
+pub(crate) type SlotId = usize;
+
+impl Slots {
+    pub(crate) fn new(backing: Backing) -> Result<Slots> {
+        Ok(Slots { mapping: Mapping::new(backing, (SLOTS + 1) * LINE)? })
+    }
+
+    /// The slots of another process's bus.
+    pub(crate) fn attach(mapping: Mapping) -> Result<Slots> {
+        if mapping.len() < (SLOTS + 1) * LINE {
+            return Err(Error::new(Code::Argument, "the control segment is too short"));
+        }
+        Ok(Slots { mapping })
+    }
+
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    #[inline]
+    fn word(&self, line: usize) -> &AtomicU64 {
+        debug_assert!(line <= SLOTS);
+        // SAFETY: `line` is at most SLOTS, so the word is inside the mapping and aligned; these words are only
+        // ever accessed as `AtomicU64`.
+        unsafe { AtomicU64::from_ptr(self.mapping.base().add(line * LINE).cast()) }
+    }
+
+    /// Takes a free slot.
+    #[inline]
+    pub(crate) fn claim(&self) -> Result<SlotId> {
+        for line in 1..=SLOTS {
+            let word = self.word(line);
+            if word.load(Ordering::Relaxed) == FREE
+                && word.compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            {
+                if self.word(0).load(Ordering::Relaxed) < line as u64 {
+                    self.word(0).fetch_max(line as u64, Ordering::SeqCst);
+                }
+                return Ok(line);
+            }
+        }
+        Err(Error::new(
+            Code::TooManySnapshots,
+            format!("all {SLOTS} snapshots are in use; close some (`with bus.snapshot() as s:`)"),
+        ))
+    }
+
+    /// Pins the head's epoch, which is returned.
+    #[inline]
+    pub(crate) fn pin(&self, slot: SlotId, head: &AtomicU64) -> u64 {
+        loop {
+            let epoch = head.load(Ordering::Acquire);
+            self.word(slot).store(epoch + FIRST, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            if head.load(Ordering::Acquire) == epoch {
+                return epoch;
+            }
+        }
+    }
+
+    /// Pins an epoch that is held by another pin for the duration of this call.
+    pub(crate) fn pin_at(&self, slot: SlotId, epoch: u64) {
+        self.word(slot).store(epoch + FIRST, Ordering::SeqCst);
+    }
+
+    /// Gives the slot back.
+    #[inline]
+    pub(crate) fn release(&self, slot: SlotId) {
+        self.word(slot).store(FREE, Ordering::Release);
+    }
+
+    /// The pinned epochs, into `out`. The caller has fenced after publishing.
+    pub(crate) fn collect(&self, out: &mut Vec<u64>) {
+        let top = (self.word(0).load(Ordering::SeqCst) as usize).min(SLOTS);
+        for line in 1..=top {
+            let word = self.word(line).load(Ordering::Acquire);
+            if word >= FIRST {
+                out.push(word - FIRST);
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The engine of one bus: memory, head, pins, and the sequencer that orders commits.
+//!
+//! Views and snapshots hold it by `Arc`, so bytes live as long as anybody shows them, also after `close`.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::arena::{Arena, Backing, Mem, Slots};
+use crate::edit::Dead;
+use crate::reclaim::Reclaim;
+use crate::root::{HEAD_BYTES, Head, Root};
+use crate::sequence::{Group, Sequencer};
+use crate::snapshot::Snapshot;
+use crate::view::LargeViews;
+use crate::{Code, Error, Result, catalog, fork, names, page, table};
+
+/// The engine of one bus.
+pub(crate) struct Core {
+    pub(crate) arena: Arc<Arena>,
+    head: Head,
+    head_at: u64,
+    /// Pins of this process. Nobody else can write them.
+    pub(crate) pins: Slots,
+    /// Pins of other processes, in memory that they map; a bus without readers has none.
+    shared_pins: Option<Slots>,
+    pub(crate) sequencer: Mutex<Sequencer>,
+    pub(crate) group: Mutex<Group>,
+    pub(crate) group_moved: Condvar,
+    pub(crate) durable: AtomicU64,
+    pub(crate) views: LargeViews,
+    /// Hashes by node, with the epoch that made it; private to the host.
+    pub(crate) digests: Mutex<HashMap<u64, (u64, u128)>>,
+    /// What a fork stands on: it shares the frames made up to this epoch.
+    parent: Option<Snapshot>,
+    generation: u64,
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("epoch", &self.epoch()).finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Core {
+    /// An engine in an arena of its own. `shared` makes slots that other processes can map.
+    pub(crate) fn new(backing: Backing, max_memory: u64, shared: bool) -> Result<Arc<Core>> {
+        let arena = Arc::new(Arena::new(backing, max_memory)?);
+        let shared_pins = if shared { Some(Slots::new(backing)?) } else { None };
+        Core::build(arena, Root::empty(), shared_pins, None)
+    }
+
+    /// An engine that begins with what a snapshot shows and shares its frames.
+    pub(crate) fn fork(parent: &Snapshot) -> Result<Arc<Core>> {
+        Core::build(Arc::clone(&parent.core().arena), *parent.root(), None, Some(parent.clone()))
+    }
+
+    fn build(
+        arena: Arc<Arena>,
+        root: Root,
+        shared_pins: Option<Slots>,
+        parent: Option<Snapshot>,
+    ) -> Result<Arc<Core>> {
+        let head_at = arena.alloc().take(HEAD_BYTES)?.offset;
+        let core = Arc::new(Core {
+            head: Head::create(arena.mem, head_at, &root),
+            head_at,
+            pins: Slots::new(Backing::Heap)?,
+            shared_pins,
+            sequencer: Mutex::new(Sequencer::new(root)),
+            group: Mutex::new(Group::default()),
+            group_moved: Condvar::new(),
+            durable: AtomicU64::new(0),
+            views: LargeViews::default(),
+            digests: Mutex::new(HashMap::new()),
+            parent,
+            generation: fork::generation(),
+            arena,
+        });
+        fork::register(&core);
+        Ok(core)
+    }
+
+    #[inline]
+    pub(crate) fn mem(&self) -> Mem {
+        self.arena.mem
+    }
+
+    /// The newest published epoch.
+    #[inline]
+    pub(crate) fn epoch(&self) -> u64 {
+        self.head.epoch().load(Ordering::Acquire)
+    }
+
+    pub(crate) fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// What this engine is a fork of.
+    pub(crate) fn parent(&self) -> Option<&Snapshot> {
+        self.parent.as_ref()
+    }
+
+    /// Pieces made up to this epoch belong to the parent.
+    #[inline]
+    pub(crate) fn base_epoch(&self) -> u64 {
+        self.parent.as_ref().map_or(0, |parent| parent.root().epoch)
+    }
+
+    /// Whether this is an inherited copy in a forked child.
+    #[inline]
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.generation != fork::generation()
+    }
+
+    /// Every handle's first question.
+    #[inline]
+    pub(crate) fn check_foreign(&self) -> Result<()> {
+        if self.is_foreign() {
+            return Err(Error::new(
+                Code::ForkedHandle,
+                "this handle was inherited through fork(); open the bus in the child, or use a process started with \
+                 'spawn'",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn collect_pins(&self, out: &mut Vec<u64>) {
+        self.pins.collect(out);
+        if let Some(shared) = &self.shared_pins {
+            shared.collect(out);
+        }
+    }
+
+    /// The slots that other processes pin with.
+    pub(crate) fn shared_pins(&self) -> Option<&Slots> {
+        self.shared_pins.as_ref()
+    }
+
+    /// Makes a sequenced state visible and takes what it replaced.
+    #[inline]
+    pub(crate) fn publish(&self, root: &Root, dead: &mut Vec<Dead>, reclaim: &mut Reclaim) {
+        assert_eq!(root.epoch, self.epoch() + 1, "epochs are published in order");
+        self.head.publish(root);
+        reclaim.retire(dead);
+    }
+
+    /// Begins with a state that was loaded into an empty engine.
+    pub(crate) fn adopt(&self, root: &Root) {
+        self.head.publish(root);
+        lock(&self.sequencer).newest = *root;
+    }
+
+    pub(crate) fn guard(&self, pipe: &Arc<OwnedFd>) {
+        lock(&self.sequencer).reclaim.guard(Arc::clone(pipe), self.epoch());
+    }
+
+    pub(crate) fn guard_for_ever(&self) {
+        if let Ok(slot) = self.pins.claim() {
+            self.pins.pin(slot, self.head.epoch());
+        }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        // The arena of a fork goes on in its parent: give back what the fork made.
+        if self.parent.is_none() || self.is_foreign() {
+            return;
+        }
+        let base = self.base_epoch();
+        let mem = self.arena.mem;
+        let sequencer = lock(&self.sequencer);
+        let root = sequencer.newest;
+        let mut made: Vec<(u64, u64)> = vec![(self.head_at, HEAD_BYTES)];
+        let mut free = |offset, len| made.push((offset, len));
+        names::walk_newer(mem, root.names, base, &mut free);
+        names::walk_newer(mem, root.tags, base, &mut free);
+        names::walk(mem, root.tags, &mut |at| {
+            if mem.get(at) > base {
+                free(at, catalog::tag_len(mem, at));
+            }
+        });
+        let mut slots = Vec::new();
+        table::walk_newer(mem, root.table, root.height, base, &mut free, &mut |slot| slots.push(slot));
+        for slot in slots {
+            page::walk_newer(mem, &slot, base, &mut free);
+            if mem.get(slot.desc) > base {
+                free(slot.desc, catalog::desc_len(mem, slot.desc));
+            }
+        }
+        made.extend(sequencer.leftover(base));
+        let mut alloc = self.arena.alloc();
+        for (offset, len) in made {
+            alloc.give(offset, len);
+        }
+    }
+}

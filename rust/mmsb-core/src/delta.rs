@@ -1,0 +1,507 @@
+//! Operations and their one encoding: what a transaction builds is what the log keeps and what replay applies.
+//!
+//! Integers are LEB128 varints, texts are length-prefixed UTF-8. FORMAT.md gives every byte. The decoder
+//! trusts nothing: it is fed with bytes of files.
+
+use crate::log::HEADROOM;
+
+/// Record flag: a source follows the time.
+pub(crate) const FLAG_SOURCE: u8 = 1 << 1;
+/// Record flag: commit metadata follow.
+pub(crate) const FLAG_META: u8 = 1 << 2;
+
+/// What a new page is.
+#[derive(Debug, Clone, Copy)]
+pub struct NewPage<'a> {
+    /// Unique name, if any.
+    pub name: Option<&'a str>,
+    /// Description of the element type, opaque to the core; empty for raw bytes.
+    pub dtype: &'a str,
+    /// Bytes of one element; changes are rounded out to it.
+    pub itemsize: u32,
+    /// Shape in elements.
+    pub shape: &'a [u64],
+    /// Bytes in all.
+    pub nbytes: u64,
+    /// User metadata as canonical JSON; empty for none.
+    pub meta: &'a str,
+    /// Where the page lives: 0 is cpu.
+    pub location: u8,
+}
+
+/// One operation of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op<'a> {
+    /// A new page, all zeros.
+    Create {
+        /// Its id.
+        id: u64,
+        /// Its name.
+        name: Option<&'a str>,
+        /// Element type.
+        dtype: &'a str,
+        /// Bytes of one element.
+        itemsize: u32,
+        /// Shape in elements.
+        shape: Vec<u64>,
+        /// Bytes in all.
+        nbytes: u64,
+        /// User metadata.
+        meta: &'a str,
+        /// Where it lives.
+        location: u8,
+    },
+    /// The page goes.
+    Delete {
+        /// Its id.
+        id: u64,
+    },
+    /// The page gets another name or none.
+    Rename {
+        /// Its id.
+        id: u64,
+        /// The new name.
+        name: Option<&'a str>,
+    },
+    /// The page's metadata are replaced.
+    SetMeta {
+        /// Its id.
+        id: u64,
+        /// The new metadata.
+        meta: &'a str,
+    },
+    /// The page gets another shape; kept bytes stay, new ones are zero.
+    Resize {
+        /// Its id.
+        id: u64,
+        /// The new shape.
+        shape: Vec<u64>,
+        /// The new size.
+        nbytes: u64,
+    },
+    /// New bytes at an offset.
+    Write {
+        /// The page.
+        id: u64,
+        /// First byte.
+        offset: u64,
+        /// The bytes.
+        data: &'a [u8],
+    },
+    /// A name for an epoch.
+    Tag {
+        /// The tag's name.
+        name: &'a str,
+        /// The epoch; `None` is the one that this commit makes.
+        epoch: Option<u64>,
+        /// Whether a tag of that name may be taken from another epoch.
+        move_: bool,
+    },
+    /// The tag goes.
+    Untag {
+        /// The tag's name.
+        name: &'a str,
+    },
+}
+
+/// A condition that an optimistic commit checks beside the ranges it writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Check {
+    Read(u64),
+    Name(Box<str>),
+    Ids,
+}
+
+/// An ordered set of operations, encoded as the log keeps them.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    buf: Vec<u8>,
+    prefix: usize,
+    flags: u8,
+    count: usize,
+    pub(crate) checks: Vec<Check>,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Batch::new()
+    }
+}
+
+const CREATE: u8 = 1;
+const DELETE: u8 = 2;
+const RENAME: u8 = 3;
+const SET_META: u8 = 4;
+const RESIZE: u8 = 5;
+const WRITE: u8 = 6;
+const TAG: u8 = 7;
+const UNTAG: u8 = 8;
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Batch {
+        Batch { buf: vec![0; HEADROOM], prefix: 0, flags: 0, count: 0, checks: Vec::new() }
+    }
+
+    /// Makes it empty again and keeps its memory.
+    pub fn clear(&mut self) {
+        self.buf.truncate(HEADROOM);
+        self.prefix = 0;
+        self.flags = 0;
+        self.count = 0;
+        self.checks.clear();
+    }
+
+    /// Gives memory of a large batch back, for batches that are kept.
+    pub(crate) fn shrink(&mut self) {
+        const KEPT: usize = 1 << 20;
+        if self.buf.capacity() > KEPT {
+            self.clear();
+            self.buf.shrink_to(KEPT);
+        }
+    }
+
+    /// Whether it holds no operation.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Number of operations.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Encoded size of the operations.
+    pub fn bytes(&self) -> usize {
+        self.buf.len() - HEADROOM - self.prefix
+    }
+
+    pub(crate) fn ops(&self) -> &[u8] {
+        &self.buf[HEADROOM + self.prefix..]
+    }
+
+    /// Puts source and metadata in front of the operations; replaces earlier ones.
+    pub(crate) fn set_prefix(&mut self, source: Option<&str>, meta: Option<&str>) {
+        if self.prefix == 0 && source.is_none() && meta.is_none() {
+            return;
+        }
+        let mut prefix = Vec::with_capacity(32);
+        self.flags = 0;
+        if let Some(source) = source {
+            self.flags |= FLAG_SOURCE;
+            put_text(&mut prefix, source);
+        }
+        if let Some(meta) = meta {
+            self.flags |= FLAG_META;
+            put_text(&mut prefix, meta);
+        }
+        self.buf.splice(HEADROOM..HEADROOM + self.prefix, prefix.iter().copied());
+        self.prefix = prefix.len();
+    }
+
+    /// What the log's writer takes: flags, and the buffer with its headroom in front.
+    pub(crate) fn frame(&mut self) -> (u8, &mut Vec<u8>) {
+        (self.flags, &mut self.buf)
+    }
+
+    fn op(&mut self, kind: u8, id: u64) {
+        self.count += 1;
+        self.buf.push(kind);
+        put_varint(&mut self.buf, id);
+    }
+
+    /// A new page with this id.
+    pub fn create(&mut self, id: u64, page: &NewPage<'_>) {
+        self.op(CREATE, id);
+        let buf = &mut self.buf;
+        put_text(buf, page.name.unwrap_or(""));
+        put_text(buf, page.dtype);
+        put_varint(buf, u64::from(page.itemsize));
+        put_shape(buf, page.shape);
+        put_varint(buf, page.nbytes);
+        put_text(buf, page.meta);
+        buf.push(page.location);
+    }
+
+    /// Deletes a page.
+    pub fn delete(&mut self, id: u64) {
+        self.op(DELETE, id);
+    }
+
+    /// Renames a page; `None` takes its name away.
+    pub fn rename(&mut self, id: u64, name: Option<&str>) {
+        self.op(RENAME, id);
+        put_text(&mut self.buf, name.unwrap_or(""));
+    }
+
+    /// Replaces a page's metadata.
+    pub fn set_meta(&mut self, id: u64, meta: &str) {
+        self.op(SET_META, id);
+        put_text(&mut self.buf, meta);
+    }
+
+    /// Gives a page another shape and size.
+    pub fn resize(&mut self, id: u64, shape: &[u64], nbytes: u64) {
+        self.op(RESIZE, id);
+        put_shape(&mut self.buf, shape);
+        put_varint(&mut self.buf, nbytes);
+    }
+
+    /// Writes bytes at an offset.
+    pub fn write(&mut self, id: u64, offset: u64, data: &[u8]) {
+        self.op(WRITE, id);
+        put_varint(&mut self.buf, offset);
+        put_varint(&mut self.buf, data.len() as u64);
+        self.buf.extend_from_slice(data);
+    }
+
+    /// Names an epoch; `None` is the one that this commit makes.
+    pub fn tag(&mut self, name: &str, epoch: Option<u64>, move_: bool) {
+        self.count += 1;
+        self.buf.push(TAG);
+        put_text(&mut self.buf, name);
+        match epoch {
+            None => self.buf.push(0),
+            Some(epoch) => {
+                self.buf.push(1);
+                put_varint(&mut self.buf, epoch);
+            }
+        }
+        self.buf.push(u8::from(move_));
+    }
+
+    /// Removes a tag.
+    pub fn untag(&mut self, name: &str) {
+        self.count += 1;
+        self.buf.push(UNTAG);
+        put_text(&mut self.buf, name);
+    }
+
+    /// The commit conflicts if this page's bytes or shape differ from the base.
+    pub fn check_read(&mut self, id: u64) {
+        self.checks.push(Check::Read(id));
+    }
+
+    /// The commit conflicts if this name means another page than in the base.
+    pub fn check_name(&mut self, name: &str) {
+        self.checks.push(Check::Name(name.into()));
+    }
+
+    /// The commit conflicts if others created pages since the base.
+    pub fn check_ids(&mut self) {
+        self.checks.push(Check::Ids);
+    }
+}
+
+/// Bytes that are not a sequence of operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Malformed(pub(crate) &'static str);
+
+/// Walks encoded operations.
+#[derive(Debug, Clone)]
+pub(crate) struct Ops<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Ops<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Ops<'a> {
+        Ops { rest: bytes }
+    }
+
+    fn byte(&mut self) -> Result<u8, Malformed> {
+        let (&first, rest) = self.rest.split_first().ok_or(Malformed("operation cut short"))?;
+        self.rest = rest;
+        Ok(first)
+    }
+
+    fn varint(&mut self) -> Result<u64, Malformed> {
+        let (value, used) = get_varint(self.rest).ok_or(Malformed("bad integer"))?;
+        self.rest = &self.rest[used..];
+        Ok(value)
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+        let len = self.varint()?;
+        if len > self.rest.len() as u64 {
+            return Err(Malformed("length past the end"));
+        }
+        let (head, rest) = self.rest.split_at(len as usize);
+        self.rest = rest;
+        Ok(head)
+    }
+
+    fn text(&mut self) -> Result<&'a str, Malformed> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| Malformed("text is not UTF-8"))
+    }
+
+    fn name(&mut self) -> Result<Option<&'a str>, Malformed> {
+        Ok(Some(self.text()?).filter(|name| !name.is_empty()))
+    }
+
+    fn shape(&mut self) -> Result<Vec<u64>, Malformed> {
+        let ndim = self.varint()?;
+        if ndim > MAX_NDIM as u64 {
+            return Err(Malformed("too many dimensions"));
+        }
+        (0..ndim).map(|_| self.varint()).collect()
+    }
+
+    fn op(&mut self) -> Result<Op<'a>, Malformed> {
+        Ok(match self.byte()? {
+            CREATE => Op::Create {
+                id: self.varint()?,
+                name: self.name()?,
+                dtype: self.text()?,
+                itemsize: u32::try_from(self.varint()?).map_err(|_| Malformed("item size"))?,
+                shape: self.shape()?,
+                nbytes: self.varint()?,
+                meta: self.text()?,
+                location: self.byte()?,
+            },
+            DELETE => Op::Delete { id: self.varint()? },
+            RENAME => Op::Rename { id: self.varint()?, name: self.name()? },
+            SET_META => Op::SetMeta { id: self.varint()?, meta: self.text()? },
+            RESIZE => {
+                Op::Resize { id: self.varint()?, shape: self.shape()?, nbytes: self.varint()? }
+            }
+            WRITE => {
+                Op::Write { id: self.varint()?, offset: self.varint()?, data: self.bytes()? }
+            }
+            TAG => Op::Tag {
+                name: self.text()?,
+                epoch: match self.byte()? {
+                    0 => None,
+                    1 => Some(self.varint()?),
+                    _ => return Err(Malformed("tag epoch")),
+                },
+                move_: match self.byte()? {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(Malformed("tag move flag")),
+                },
+            },
+            UNTAG => Op::Untag { name: self.text()? },
+            _ => return Err(Malformed("unknown operation")),
+        })
+    }
+}
+
+impl<'a> Iterator for Ops<'a> {
+    type Item = Result<Op<'a>, Malformed>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let op = self.op();
+        if op.is_err() {
+            self.rest = &[];
+        }
+        Some(op)
+    }
+}
+
+/// NumPy's own limit.
+pub(crate) const MAX_NDIM: usize = 64;
+
+pub(crate) fn put_varint(buf: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        buf.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    buf.push(value as u8);
+}
+
+/// The value and how many bytes it took; `None` if cut short, over 64 bits, or not in its shortest form.
+pub(crate) fn get_varint(bytes: &[u8]) -> Option<(u64, usize)> {
+    let mut value = 0u64;
+    for (i, &byte) in bytes.iter().enumerate().take(10) {
+        let part = u64::from(byte & 0x7f);
+        if i == 9 && part > 1 {
+            return None;
+        }
+        value |= part << (7 * i);
+        if byte & 0x80 == 0 {
+            return (i == 0 || byte != 0).then_some((value, i + 1));
+        }
+    }
+    None
+}
+
+pub(crate) fn put_text(buf: &mut Vec<u8>, text: &str) {
+    put_varint(buf, text.len() as u64);
+    buf.extend_from_slice(text.as_bytes());
+}
+
+pub(crate) fn put_shape(buf: &mut Vec<u8>, shape: &[u64]) {
+    put_varint(buf, shape.len() as u64);
+    for &dim in shape {
+        put_varint(buf, dim);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn operations_round_trip() {
+        let mut batch = Batch::new();
+        let page = NewPage {
+            name: Some("päge"),
+            dtype: "\"<f4\"",
+            itemsize: 4,
+            shape: &[1000, 3],
+            nbytes: 12_000,
+            meta: "{\"unit\":\"m\"}",
+            location: 0,
+        };
+        batch.create(1, &page);
+        batch.write(1, 300, b"hello");
+        batch.resize(1, &[1], 12);
+        batch.rename(1, None);
+        batch.set_meta(1, "");
+        batch.tag("now", None, false);
+        batch.tag("then", Some(u64::MAX), true);
+        batch.untag("now");
+        batch.delete(u64::MAX);
+        batch.set_prefix(Some("physics"), Some("{}"));
+        batch.set_prefix(Some("p"), None);
+        let ops: Vec<_> = Ops::new(batch.ops()).map(|op| op.expect("well formed")).collect();
+        assert_eq!(ops.len(), batch.len());
+        assert_eq!(
+            ops[0],
+            Op::Create {
+                id: 1,
+                name: Some("päge"),
+                dtype: "\"<f4\"",
+                itemsize: 4,
+                shape: vec![1000, 3],
+                nbytes: 12_000,
+                meta: "{\"unit\":\"m\"}",
+                location: 0
+            }
+        );
+        assert_eq!(ops[1], Op::Write { id: 1, offset: 300, data: b"hello" });
+        assert_eq!(ops[6], Op::Tag { name: "then", epoch: Some(u64::MAX), move_: true });
+        assert_eq!(ops[8], Op::Delete { id: u64::MAX });
+    }
+
+    proptest! {
+        #[test]
+        fn varints_round_trip(value: u64) {
+            let mut buf = Vec::new();
+            put_varint(&mut buf, value);
+            prop_assert_eq!(get_varint(&buf), Some((value, buf.len())));
+            buf.pop();
+            prop_assert_eq!(get_varint(&buf), None);
+        }
+
+        #[test]
+        fn any_bytes_decode_without_panic(bytes: Vec<u8>) {
+            let _ = Ops::new(&bytes).count();
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! fork(2): the child owns nothing, and what it inherited keeps its bytes while the host lives.
+//!
+//! Before the fork each live bus keeps the frames that views and snapshots show (a guard in `reclaim.rs`) for as long
+//! as the child holds its end of a pipe. In the child a generation number tells every handle that it is foreign, and
+//! the descriptors of stores lead nowhere, so that a worker that survives does not keep a dead host's store locked.
+
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::pipe::PipeFlags;
+
+use crate::core::Core;
+
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+static REGISTRY: Mutex<Registry> = Mutex::new(Registry { cores: Vec::new(), fds: Vec::new(), pipe: None });
+
+struct Registry {
+    cores: Vec<Weak<Core>>,
+    /// Descriptors that a child gives up.
+    fds: Vec<RawFd>,
+    /// Of the fork that is under way: the child's end.
+    pipe: Option<OwnedFd>,
+}
+
+fn registry() -> std::sync::MutexGuard<'static, Registry> {
+    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Rises in every forked child.
+#[inline]
+pub(crate) fn generation() -> u64 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// A bus's memory is to be guarded at forks.
+pub(crate) fn register(core: &Arc<Core>) {
+    let mut registry = registry();
+    registry.cores.retain(|core| core.strong_count() > 0);
+    registry.cores.push(Arc::downgrade(core));
+}
+
+/// A descriptor that children must not keep.
+pub(crate) fn register_fd(fd: RawFd) {
+    registry().fds.push(fd);
+}
+
+/// The descriptor is about to be closed here.
+pub(crate) fn forget_fd(fd: RawFd) {
+    registry().fds.retain(|&other| other != fd);
+}
+
+/// Whether the process that holds the pipe's other end is gone.
+pub(crate) fn is_gone(pipe: &OwnedFd) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)];
+    let zero = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(rustix::event::poll(&mut fds, Some(&zero)), Ok(n) if n > 0)
+}
+
+/// To be called before fork(2), in the forking thread.
+pub fn at_fork_before() {
+    let cores: Vec<Arc<Core>> = registry().cores.iter().filter_map(Weak::upgrade).collect();
+    if cores.is_empty() {
+        return;
+    }
+    let Ok((ours, childs)) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC) else {
+        // Without a descriptor to spare nothing tells when the child is gone: keep the frames for good.
+        return cores.iter().for_each(|core| core.guard_for_ever());
+    };
+    let ours = Arc::new(ours);
+    for core in &cores {
+        core.guard(&ours);
+    }
+    registry().pipe = Some(childs);
+}
+
+/// To be called after fork(2) in the parent.
+pub fn at_fork_parent() {
+    registry().pipe = None;
+}
+
+/// To be called after fork(2) in the child.
+pub fn at_fork_child() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+    // Another thread of the parent may have held the lock at the fork; then the descriptors stay open here.
+    let Ok(mut registry) = REGISTRY.try_lock() else { return };
+    std::mem::forget(registry.pipe.take());
+    registry.cores.clear();
+    let _ = crate::vfs::replace_with_null(&registry.fds);
+}

@@ -1,0 +1,162 @@
+//! Past epochs: any of them is rebuilt by applying the log to an empty engine, to a checkpoint, or to what a fork
+//! stands on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::arena::Backing;
+use crate::core::Core;
+use crate::delta::{Op, Ops};
+use crate::log::{self, LogCursor, OwnedCommit};
+use crate::snapshot::Snapshot;
+use crate::vfs::Vfs;
+use crate::{Code, Error, Result, checkpoint, trace};
+
+/// Where a bus keeps its history.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    pub(crate) vfs: Arc<dyn Vfs>,
+    pub(crate) dir: PathBuf,
+    pub(crate) uuid: [u8; 16],
+}
+
+/// A commit of the log.
+#[derive(Debug, Clone)]
+pub struct LogEntry(OwnedCommit);
+
+impl LogEntry {
+    /// The epoch that it made.
+    pub fn epoch(&self) -> u64 {
+        self.0.epoch
+    }
+
+    /// When: nanoseconds since 1970 UTC.
+    pub fn time(&self) -> u64 {
+        self.0.time
+    }
+
+    /// Who made it.
+    pub fn source(&self) -> Option<&str> {
+        self.0.source.as_deref()
+    }
+
+    /// Its metadata as canonical JSON.
+    pub fn meta(&self) -> Option<&str> {
+        self.0.meta.as_deref()
+    }
+
+    /// Its operations in order.
+    pub fn ops(&self) -> impl Iterator<Item = Result<Op<'_>>> {
+        Ops::new(&self.0.ops).map(|op| {
+            op.map_err(|e| {
+                Error::new(Code::Corruption, format!("the record of epoch {}: {}", self.0.epoch, e.0))
+            })
+        })
+    }
+}
+
+/// Commits of a range of epochs, read as they are asked for.
+#[derive(Debug)]
+pub struct LogIter(Option<LogCursor>);
+
+impl LogIter {
+    pub(crate) fn new(store: &Store, since: u64, until: u64, reverse: bool) -> Result<LogIter> {
+        let cursor = LogCursor::new(Arc::clone(&store.vfs), &store.dir, since, until, reverse)?;
+        Ok(LogIter(Some(cursor)))
+    }
+}
+
+impl Iterator for LogIter {
+    type Item = Result<LogEntry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.0.as_mut()?.next_commit().map(|commit| commit.map(|c| LogEntry(c.into())));
+        if !matches!(next, Ok(Some(_))) {
+            self.0 = None;
+        }
+        next.transpose()
+    }
+}
+
+/// What a replay begins with.
+pub(crate) enum Base<'a> {
+    /// The empty state, or the newest checkpoint at or before the epoch.
+    Store,
+    /// What a fork stands on.
+    Fork(&'a Snapshot),
+}
+
+/// An engine that has been brought to a past epoch. It goes forward for later ones; snapshots of it stay.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    core: Arc<Core>,
+}
+
+impl Replay {
+    /// Begins a replay that will go to `epoch`.
+    pub(crate) fn begin(store: &Store, base: &Base<'_>, epoch: u64, max_memory: u64) -> Result<Replay> {
+        let core = match base {
+            Base::Fork(at) => Core::fork(at)?,
+            Base::Store => {
+                let fresh = || Core::new(BACKING, max_memory, false);
+                let core = fresh()?;
+                let known = checkpoint::list(&*store.vfs, &store.dir)?;
+                let usable = known.into_iter().rev().filter(|&at| at <= epoch);
+                load_newest(store, usable, core, &fresh, &mut |_, _| {})?.0
+            }
+        };
+        Ok(Replay { core })
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.core.epoch()
+    }
+
+    /// Applies the log up to `epoch` and shows it.
+    pub(crate) fn to(&self, store: &Store, epoch: u64) -> Result<Snapshot> {
+        let from = self.core.epoch() + 1;
+        let mut cursor = LogCursor::new(Arc::clone(&store.vfs), &store.dir, from, epoch, false)?;
+        while let Some(commit) = cursor.next_commit()? {
+            self.core.replay(commit.epoch, commit.time, commit.ops).map_err(|e| at_record(e, &commit))?;
+        }
+        let snapshot = Snapshot::newest(&self.core)?;
+        if snapshot.epoch() != epoch {
+            return Err(Error::new(Code::EpochNotFound, format!("the log does not reach epoch {epoch}")));
+        }
+        Ok(snapshot)
+    }
+}
+
+/// Memory that engines use; another process can map it, and forked children share it.
+pub(crate) const BACKING: Backing = if cfg!(miri) { Backing::Heap } else { Backing::Memfd };
+
+/// An operation that a sound record holds does not fit the state: the log is damaged.
+pub(crate) fn at_record(error: Error, commit: &log::Commit<'_>) -> Error {
+    match error.code {
+        Code::OutOfSpace | Code::Storage => error,
+        _ => Error::corruption(commit.file, Some(commit.offset), Some(commit.epoch), error.message),
+    }
+}
+
+/// Loads the first of these checkpoints that is sound; none leaves the engine empty. Returns the engine and the
+/// epoch it shows.
+pub(crate) fn load_newest(
+    store: &Store,
+    epochs: impl Iterator<Item = u64>,
+    mut core: Arc<Core>,
+    fresh: &dyn Fn() -> Result<Arc<Core>>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(Arc<Core>, Option<u64>)> {
+    for epoch in epochs {
+        match checkpoint::load(&*store.vfs, &store.dir, epoch, store.uuid, &core, progress) {
+            Ok(()) => return Ok((core, Some(epoch))),
+            Err(error) if error.code == Code::Corruption => {
+                let file = checkpoint::path(&store.dir, epoch);
+                trace::checkpoint_damaged(&file, &error.message);
+                core = fresh()?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((core, None))
+}

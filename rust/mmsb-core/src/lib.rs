@@ -1,0 +1,46 @@
+//! The engine of MMSB, the Memory-Mapped State Bus.
+//!
+//! A *bus* keeps the state of a program in *pages* of bytes. Each change is a *delta*; a set of deltas *commits*
+//! atomically and makes a new *epoch*. Published bytes never change; the log can rebuild every epoch.
+//! One law holds everywhere: state x delta -> state'. See ARCHITECTURE.md for the way of a commit.
+
+mod apply;
+mod arena;
+mod blocks;
+mod bus;
+mod catalog;
+mod checkpoint;
+mod core;
+mod delta;
+pub mod diff;
+mod digest;
+mod edit;
+mod error;
+mod fork;
+mod hash;
+mod history;
+mod limits;
+pub mod log;
+mod names;
+mod page;
+mod reclaim;
+mod restore;
+mod root;
+mod sequence;
+mod snapshot;
+mod table;
+mod trace;
+pub mod vfs;
+mod view;
+
+pub use bus::{Bus, Mode, Options, Recovery, Report};
+pub use catalog::PageInfo;
+pub use delta::{Batch, NewPage, Op};
+pub use diff::diff_ranges;
+pub use error::{Code, Detail, Error, Result};
+pub use fork::{at_fork_before, at_fork_child, at_fork_parent};
+pub use history::{LogEntry, LogIter};
+pub use sequence::{Committed, Durability, How};
+pub use snapshot::Snapshot;
+pub use trace::EVENTS;
+pub use view::View;

@@ -1,0 +1,259 @@
+//! The two meta slots: what a store is, and how far its log is known to be durable.
+//!
+//! Slots are written in turn, so a torn write leaves the other one. A slot is written after a sync with the position
+//! that the sync reached; it closes the gap that damage to the very last durable record would look like a torn tail.
+//! The file holds 128 bytes of meaning, one sector, and zeros up to 4096.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Position;
+use super::record::u64_at;
+use super::segment::{MAJOR, MINOR, array, check_version, checked};
+use crate::error::{Code, Error, Result};
+use crate::hash::h64;
+use crate::vfs::{OpenKind, Vfs, VfsFile, read_full_at, write_all_at};
+
+pub(crate) const SLOT_LEN: usize = 4096;
+const USED: usize = 128;
+const MAGIC: [u8; 16] = *b"\x89MMSB met\r\n\x1a\n\0\xb5\xff";
+pub(crate) const SLOTS: [&str; 2] = ["meta-0", "meta-1"];
+
+/// What the newest valid slot says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreMeta {
+    /// The store's own number, in every segment too.
+    pub uuid: [u8; 16],
+    /// The durability chosen at creation, as the bus encodes it.
+    pub durability: u8,
+    /// Counts the writes of slots.
+    pub generation: u64,
+    /// All log bytes before this were durable when the slot was written.
+    pub durable: Position,
+    /// The last epoch before that position.
+    pub durable_epoch: u64,
+}
+
+impl StoreMeta {
+    fn encode(&self) -> [u8; USED] {
+        let mut out = [0u8; USED];
+        out[..16].copy_from_slice(&MAGIC);
+        out[16..18].copy_from_slice(&MAJOR.to_le_bytes());
+        out[18..20].copy_from_slice(&MINOR.to_le_bytes());
+        out[40..56].copy_from_slice(&self.uuid);
+        out[56..64].copy_from_slice(&self.generation.to_le_bytes());
+        out[64..72].copy_from_slice(&self.durable.seq.to_le_bytes());
+        out[72..80].copy_from_slice(&self.durable.offset.to_le_bytes());
+        out[80..88].copy_from_slice(&self.durable_epoch.to_le_bytes());
+        out[88] = self.durability;
+        let sum = h64(&out[..USED - 8]);
+        out[USED - 8..].copy_from_slice(&sum.to_le_bytes());
+        out
+    }
+
+    fn decode(bytes: &[u8], file: &Path) -> Result<Option<StoreMeta>> {
+        if bytes.len() != SLOT_LEN || !checked(&bytes[..USED], USED, &MAGIC) {
+            return Ok(None);
+        }
+        check_version(bytes, file)?;
+        let zero = [20..24, 89..USED - 8, USED..SLOT_LEN];
+        if zero.into_iter().any(|range| bytes[range].iter().any(|&b| b != 0)) {
+            return Ok(None);
+        }
+        Ok(Some(StoreMeta {
+            uuid: array(bytes, 40),
+            generation: u64_at(bytes, 56),
+            durable: Position { seq: u64_at(bytes, 64), offset: u64_at(bytes, 72) },
+            durable_epoch: u64_at(bytes, 80),
+            durability: bytes[88],
+        }))
+    }
+}
+
+/// One slot as it is on disk; `None` if it is missing or not whole.
+pub(crate) fn read_slot(vfs: &dyn Vfs, path: &Path) -> Result<Option<StoreMeta>> {
+    let failed = |e: &std::io::Error| Error::storage(path, e, "read");
+    let file = match vfs.open(path, OpenKind::Read) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed(&e)),
+    };
+    let mut bytes = vec![0u8; SLOT_LEN + 1];
+    // A host may be writing the slot in this instant.
+    for _ in 0..3 {
+        let n = read_full_at(&*file, 0, &mut bytes).map_err(|e| failed(&e))?;
+        if let Some(meta) = StoreMeta::decode(&bytes[..n], path)? {
+            return Ok(Some(meta));
+        }
+    }
+    Ok(None)
+}
+
+/// Reads the newest valid slot of the store in `dir`.
+pub fn read_meta(vfs: &dyn Vfs, dir: &Path) -> Result<StoreMeta> {
+    let [a, b] = slot_paths(dir);
+    let newest = match (read_slot(vfs, &a)?, read_slot(vfs, &b)?) {
+        (Some(a), Some(b)) if a.uuid != b.uuid => {
+            let what = "the two meta slots are of different stores";
+            return Err(Error::corruption(&slot_paths(dir)[1], Some(40), None, what));
+        }
+        (Some(a), Some(b)) => Some(if b.generation > a.generation { b } else { a }),
+        (a, b) => a.or(b),
+    };
+    if let Some(meta) = newest {
+        return Ok(meta);
+    }
+    let there = |path: &Path| vfs.exists(path).map_err(|e| Error::storage(path, &e, "look for"));
+    if there(&a)? || there(&b)? || there(&dir.join("log"))? {
+        return Err(Error::corruption(&a, None, None, "neither meta slot is whole"));
+    }
+    Err(not_a_store(dir))
+}
+
+pub(crate) fn not_a_store(dir: &Path) -> Error {
+    let message = format!("{} holds no bus; create one with mmsb.create()", dir.display());
+    let mut error = Error::new(Code::BusNotFound, message);
+    error.detail.file = Some(dir.to_path_buf());
+    error
+}
+
+pub(crate) fn slot_paths(dir: &Path) -> [PathBuf; 2] {
+    SLOTS.map(|name| dir.join(name))
+}
+
+/// The writer's slots.
+#[derive(Debug)]
+pub(crate) struct MetaSlots {
+    paths: [PathBuf; 2],
+    files: [Arc<dyn VfsFile>; 2],
+    pub(crate) now: StoreMeta,
+}
+
+impl MetaSlots {
+    /// Makes both slots of a new store, replacing those of a creation that was interrupted, and syncs them.
+    pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, now: StoreMeta) -> Result<MetaSlots> {
+        let paths = slot_paths(dir);
+        for path in &paths {
+            if vfs.exists(path).map_err(|e| Error::storage(path, &e, "look for"))? {
+                vfs.unlink(path).map_err(|e| Error::storage(path, &e, "remove"))?;
+            }
+            vfs.open(path, OpenKind::CreateNew).map_err(|e| Error::storage(path, &e, "create"))?;
+        }
+        let mut slots = MetaSlots::open(vfs, dir, now)?;
+        for _ in 0..2 {
+            slots.write(slots.now.durable, slots.now.durable_epoch)?;
+        }
+        slots.sync()?;
+        Ok(slots)
+    }
+
+    /// Opens the slots for writing. One that is missing or not whole is made anew, with what the other one says.
+    pub(crate) fn open(vfs: &dyn Vfs, dir: &Path, now: StoreMeta) -> Result<MetaSlots> {
+        let paths = slot_paths(dir);
+        let open = |path: &PathBuf| {
+            let kind = if vfs.exists(path)? { OpenKind::ReadWrite } else { OpenKind::CreateNew };
+            vfs.open(path, kind)
+        };
+        let failed = |path: &Path, e: &std::io::Error| Error::storage(path, e, "open");
+        let files = [
+            open(&paths[0]).map_err(|e| failed(&paths[0], &e))?,
+            open(&paths[1]).map_err(|e| failed(&paths[1], &e))?,
+        ];
+        Ok(MetaSlots { paths, files, now })
+    }
+
+    /// Rewrites a slot that is not whole.
+    pub(crate) fn repair(&mut self, vfs: &dyn Vfs) -> Result<()> {
+        for index in 0..2 {
+            let path = &self.paths[index];
+            if read_slot(vfs, path)?.is_none() {
+                self.files[index].set_len(0).map_err(|e| Error::storage(path, &e, "cut"))?;
+                self.put(index)?;
+                let path = &self.paths[index];
+                self.files[index].sync().map_err(|e| Error::storage(path, &e, "sync"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the slot whose turn it is. Not synced: the next sync or `close` does that.
+    pub(crate) fn write(&mut self, durable: Position, durable_epoch: u64) -> Result<()> {
+        let generation = self.now.generation + 1;
+        self.now = StoreMeta { generation, durable, durable_epoch, ..self.now.clone() };
+        self.put((generation % 2) as usize)
+    }
+
+    fn put(&self, index: usize) -> Result<()> {
+        let (file, path) = (&*self.files[index], &self.paths[index]);
+        let failed = |e: &std::io::Error| Error::storage(path, e, "write");
+        write_all_at(file, 0, &self.now.encode()).map_err(|e| failed(&e))?;
+        if file.size().map_err(|e| failed(&e))? != SLOT_LEN as u64 {
+            file.set_len(SLOT_LEN as u64).map_err(|e| failed(&e))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn sync(&self) -> Result<()> {
+        for (file, path) in self.files.iter().zip(&self.paths) {
+            file.sync().map_err(|e| Error::storage(path, &e, "sync"))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn fds(&self) -> impl Iterator<Item = i32> {
+        self.files.iter().filter_map(|file| file.raw_fd())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vfs::RamVfs;
+
+    fn sample() -> StoreMeta {
+        StoreMeta {
+            uuid: [5; 16],
+            durability: 2,
+            generation: 0,
+            durable: Position { seq: 1, offset: 4096 },
+            durable_epoch: 17,
+        }
+    }
+
+    #[test]
+    fn slots_take_turns_and_one_is_enough() {
+        let vfs = RamVfs::new();
+        let dir = Path::new("/");
+        assert_eq!(read_meta(&vfs, dir).unwrap_err().code, Code::BusNotFound);
+        let mut slots = MetaSlots::create(&vfs, dir, sample()).unwrap();
+        slots.write(Position { seq: 1, offset: 5000 }, 18).unwrap();
+        let newest = read_meta(&vfs, dir).unwrap();
+        assert_eq!((newest.generation, newest.durable_epoch, newest.durable.offset), (3, 18, 5000));
+        vfs.unlink(&dir.join(SLOTS[1])).unwrap();
+        assert_eq!(read_meta(&vfs, dir).unwrap().durable_epoch, 17);
+        let mut slots = MetaSlots::open(&vfs, dir, read_meta(&vfs, dir).unwrap()).unwrap();
+        slots.repair(&vfs).unwrap();
+        assert_eq!(read_slot(&vfs, &dir.join(SLOTS[1])).unwrap(), Some(slots.now.clone()));
+    }
+
+    #[test]
+    fn every_bit_of_a_slot_counts() {
+        let vfs = RamVfs::new();
+        let dir = Path::new("/");
+        MetaSlots::create(&vfs, dir, sample()).unwrap();
+        let path = dir.join(SLOTS[0]);
+        let file = vfs.open(&path, OpenKind::ReadWrite).unwrap();
+        let mut bytes = vec![0u8; SLOT_LEN];
+        read_full_at(&*file, 0, &mut bytes).unwrap();
+        for bit in 0..SLOT_LEN * 8 {
+            let mut byte = [bytes[bit / 8] ^ 1 << (bit % 8)];
+            write_all_at(&*file, (bit / 8) as u64, &byte).unwrap();
+            assert_eq!(read_slot(&vfs, &path).unwrap(), None);
+            byte[0] = bytes[bit / 8];
+            write_all_at(&*file, (bit / 8) as u64, &byte).unwrap();
+        }
+        file.set_len(SLOT_LEN as u64 - 1).unwrap();
+        vfs.unlink(&dir.join(SLOTS[1])).unwrap();
+        assert_eq!(read_meta(&vfs, dir).unwrap_err().code, Code::Corruption);
+    }
+}

@@ -1,0 +1,78 @@
+//! The transaction log: an append-only record of every commit, in segment files.
+//!
+//! [`Log`] writes, [`open`] reads a store back and decides what an incomplete end means, [`LogCursor`] walks through
+//! history, [`verify`] checks every byte. FORMAT.md has the layout. Invariants: one commit is one checksummed record;
+//! nothing is ever rewritten or silently shortened; only what a sync has reached is called durable.
+
+mod cursor;
+mod meta;
+mod reader;
+mod record;
+mod recover;
+mod repair;
+mod scan;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod verify;
+mod writer;
+
+pub use cursor::{LogCursor, OwnedCommit, scan};
+pub use meta::{StoreMeta, read_meta};
+pub use reader::Commit;
+pub use record::{HEADROOM, META, SOURCE, put_text};
+pub use recover::{CheckpointMark, LogRecovery, OpenMode, open};
+pub use verify::{Walked, verify};
+pub use writer::{Log, SyncPoint};
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::vfs::{StoreLock, Vfs};
+
+/// A place in the log. Everything before it is ordered before everything behind it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Number of the segment.
+    pub seq: u64,
+    /// Byte in the segment's file.
+    pub offset: u64,
+}
+
+/// How a log is written.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// The size that a segment aims at; 64 MiB.
+    pub segment_bytes: u64,
+    /// Makes the store's UUID and the segments' salts reproducible, for tests.
+    pub seed: Option<u64>,
+    /// The clock at creation; times of the first segment are stored as distances from it.
+    pub time: u64,
+    /// The durability chosen at creation, as the bus encodes it; kept in the meta slots.
+    pub durability: u8,
+    /// Size of a block, for the segments' headers.
+    pub block_size: u32,
+    /// The epoch that the first commit follows; above 0 in the log of a fork.
+    pub base_epoch: u64,
+}
+
+impl Default for LogOptions {
+    fn default() -> LogOptions {
+        LogOptions {
+            segment_bytes: 64 << 20,
+            seed: None,
+            time: 0,
+            durability: 0,
+            block_size: 16 << 10,
+            base_epoch: 0,
+        }
+    }
+}
+
+/// Takes the lock of the store in `dir`.
+pub fn lock(vfs: &dyn Vfs, dir: &Path) -> Result<Box<dyn StoreLock>> {
+    if !vfs.exists(dir).map_err(|e| Error::storage(dir, &e, "look for"))? {
+        return Err(meta::not_a_store(dir));
+    }
+    vfs.lock(&dir.join("lock"))
+}

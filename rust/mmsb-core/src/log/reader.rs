@@ -1,0 +1,254 @@
+//! Reading segments: a window over a file, and a walk from record to record.
+//!
+//! Invariants: reads with `pread` only, so it works while the host appends; every record's checksums, chain, epoch
+//! and padding are checked; no length is believed before it is known to fit into the file.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::record::{self, Body, HEADER, Head};
+use super::segment::{self, HEADER_LEN, RECORDS, SegmentHeader, SegmentName};
+use crate::error::{Error, Result};
+use crate::vfs::{OpenKind, Vfs, VfsFile, read_full_at};
+
+const WINDOW: usize = 256 * 1024;
+
+/// One commit as it lies in the log.
+#[derive(Debug, Clone, Copy)]
+pub struct Commit<'a> {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Nanoseconds since 1970, as the bus gave them.
+    pub time: u64,
+    /// Who made it.
+    pub source: Option<&'a str>,
+    /// Its metadata, canonical JSON.
+    pub meta: Option<&'a str>,
+    /// Its operations, as the bus encoded them.
+    pub ops: &'a [u8],
+    /// Where its record begins.
+    pub offset: u64,
+    /// The segment that holds it.
+    pub file: &'a Path,
+}
+
+/// A part of a file in memory, moved over it as it is read.
+#[derive(Debug)]
+pub(crate) struct Window {
+    file: Arc<dyn VfsFile>,
+    pub(crate) path: Arc<Path>,
+    buf: Vec<u8>,
+    start: u64,
+}
+
+impl Window {
+    pub(crate) fn open(vfs: &dyn Vfs, path: &Path) -> Result<Window> {
+        let file = vfs.open(path, OpenKind::Read).map_err(|e| Error::storage(path, &e, "open"))?;
+        Ok(Window { file, path: path.into(), buf: Vec::new(), start: 0 })
+    }
+
+    pub(crate) fn size(&self) -> Result<u64> {
+        self.file.size().map_err(|e| Error::storage(&self.path, &e, "measure"))
+    }
+
+    /// Forgets what was read, so that the next `get` sees what a host wrote since.
+    pub(crate) fn refresh(&mut self) {
+        self.buf.clear();
+    }
+
+    /// `want` bytes at `offset`, fewer where the file ends: what is allocated is bounded by the file.
+    pub(crate) fn get(&mut self, offset: u64, want: usize) -> Result<&[u8]> {
+        let inside = |w: &Window| {
+            let at = offset.checked_sub(w.start).filter(|&at| at <= w.buf.len() as u64)?;
+            (w.buf.len() as u64 - at >= want as u64).then_some(at as usize)
+        };
+        let at = match inside(self) {
+            Some(at) => at,
+            None => {
+                // A walk backward finds the records before this one in the same window.
+                let back = if offset < self.start { offset.min(WINDOW as u64 / 2) } else { 0 };
+                self.fill(offset - back, (want + back as usize).max(WINDOW))?;
+                self.buf.len().min(back as usize)
+            }
+        };
+        let end = self.buf.len().min(at + want);
+        Ok(&self.buf[at..end])
+    }
+
+    fn fill(&mut self, offset: u64, want: usize) -> Result<()> {
+        let left = self.size()?.saturating_sub(offset).min(want as u64) as usize;
+        self.buf.clear();
+        self.start = offset;
+        self.buf.try_reserve(left).map_err(|_| {
+            let what = format!("no memory for {left} bytes of {}", self.path.display());
+            Error::new(crate::Code::OutOfSpace, what)
+        })?;
+        self.buf.resize(left, 0);
+        let n = read_full_at(&*self.file, offset, &mut self.buf)
+            .map_err(|e| Error::storage(&self.path, &e, "read"))?;
+        self.buf.truncate(n);
+        Ok(())
+    }
+
+    /// The end of the bytes from `from` on that are not zero, if there are any.
+    pub(crate) fn last_nonzero(&mut self, from: u64) -> Result<Option<u64>> {
+        let (mut at, mut last) = (from, None);
+        loop {
+            let bytes = self.get(at, WINDOW)?;
+            if bytes.is_empty() {
+                return Ok(last);
+            }
+            if let Some(i) = bytes.iter().rposition(|&b| b != 0) {
+                last = Some(at + i as u64 + 1);
+            }
+            at += bytes.len() as u64;
+        }
+    }
+
+    /// The segment's header, or `None` if these bytes are not one.
+    pub(crate) fn header(&mut self) -> Result<Option<SegmentHeader>> {
+        let path = self.path.clone();
+        SegmentHeader::decode(self.get(0, HEADER_LEN)?, &path)
+    }
+
+    /// The record at `offset`, if one is there that was written there, and its bytes.
+    pub(crate) fn record(&mut self, salt: &[u8; 16], offset: u64) -> Result<Option<(Head, &[u8])>> {
+        let seed = record::seed(salt, offset);
+        let Some(head) = Head::read(self.get(offset, HEADER)?, seed) else { return Ok(None) };
+        // `get` gives no more than the file has, so an absurd length costs nothing and fails in `holds`.
+        let bytes = self.get(offset, head.size() as usize)?;
+        Ok(head.holds(bytes, seed).then_some((head, bytes)))
+    }
+}
+
+/// Where the walk of one segment stands.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    pub(crate) window: Window,
+    pub(crate) path: Arc<Path>,
+    pub(crate) header: SegmentHeader,
+    /// Where the next record begins.
+    pub(crate) offset: u64,
+    /// Epoch of the last commit, chain value, number of commits so far.
+    pub(crate) epoch: u64,
+    pub(crate) chain: u64,
+    pub(crate) commits: u64,
+    pub(crate) sealed: bool,
+    /// The farthest offset of this segment that a record said to be durable.
+    pub(crate) durable: u64,
+}
+
+/// What stands at the place that a walk has reached.
+#[derive(Debug)]
+pub(crate) enum Step<'a> {
+    Commit(Commit<'a>),
+    Mark {
+        epoch: u64,
+        digest: u128,
+        size: u64,
+    },
+    /// A record without meaning for the reader.
+    Other,
+    /// No valid record.
+    Nothing,
+    /// A valid record that cannot be the next one.
+    Wrong(&'static str),
+}
+
+impl Walk {
+    pub(crate) fn new(window: Window, header: SegmentHeader) -> Walk {
+        let epoch = header.first_epoch.wrapping_sub(1);
+        let chain = header.chain;
+        let (path, offset) = (window.path.clone(), RECORDS);
+        Walk { window, path, header, offset, epoch, chain, commits: 0, sealed: false, durable: 0 }
+    }
+
+    /// Reads the next record. The walk moves on only if it is one that belongs here.
+    pub(crate) fn step(&mut self) -> Result<Step<'_>> {
+        let offset = self.offset;
+        let Some((head, bytes)) = self.window.record(&self.header.salt, offset)? else {
+            return Ok(Step::Nothing);
+        };
+        if !head.known() {
+            let what = format!(
+                "a record of kind {} with flags {:#x} at offset {offset}",
+                head.kind, head.flags
+            );
+            return Err(segment::newer(&self.path, &what));
+        }
+        if self.sealed {
+            return Ok(Step::Wrong("a record behind the seal"));
+        }
+        if head.chain != self.chain {
+            return Ok(Step::Wrong("a record does not continue the chain"));
+        }
+        let commit = head.kind == record::COMMIT;
+        let epoch = if commit { self.epoch.wrapping_add(1) } else { self.epoch };
+        if head.epoch_low != epoch as u32 {
+            return Ok(Step::Wrong("a record has the wrong epoch"));
+        }
+        let end = HEADER + head.len as usize;
+        let parsed = record::parse(&head, &bytes[HEADER..end], offset, self.header.base_time);
+        let Some((durable, body)) = parsed else {
+            return Ok(Step::Wrong("a record's payload has not the form of its kind"));
+        };
+        if let Body::Seal { commits, epoch } = body
+            && (commits, epoch) != (self.commits, self.epoch)
+        {
+            return Ok(Step::Wrong("the seal counts other commits"));
+        }
+        self.epoch = epoch;
+        self.commits += u64::from(commit);
+        self.chain = head.chain_after();
+        self.offset += head.size();
+        self.durable = self.durable.max(durable.unwrap_or(0));
+        self.sealed = matches!(body, Body::Seal { .. });
+        Ok(match body {
+            Body::Commit { time, source, meta, ops } => {
+                let file = &*self.path;
+                Step::Commit(Commit { epoch, time, source, meta, ops, offset, file })
+            }
+            Body::Mark { epoch, digest, size } => Step::Mark { epoch, digest, size },
+            Body::Seal { .. } | Body::Ignorable => Step::Other,
+        })
+    }
+
+    /// The error for what `step` found wrong here.
+    pub(crate) fn damage(&self, what: &str) -> Error {
+        Error::corruption(&self.path, Some(self.offset), Some(self.epoch.wrapping_add(1)), what)
+    }
+}
+
+/// Opens a segment whose header must be good and must be the one that the name and the store ask for.
+pub(crate) fn open_segment(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    name: SegmentName,
+    uuid: Option<[u8; 16]>,
+) -> Result<Walk> {
+    let mut window = Window::open(vfs, &segment::log_dir(dir).join(name.file()))?;
+    let Some(header) = window.header()? else {
+        return Err(bad_header(&window.path, name, "the segment's header is damaged"));
+    };
+    check_header(&header, &window.path, name, uuid)?;
+    Ok(Walk::new(window, header))
+}
+
+pub(crate) fn bad_header(path: &Path, name: SegmentName, what: &str) -> Error {
+    Error::corruption(path, Some(0), Some(name.first_epoch), what)
+}
+
+pub(crate) fn check_header(
+    header: &SegmentHeader,
+    path: &Path,
+    name: SegmentName,
+    uuid: Option<[u8; 16]>,
+) -> Result<()> {
+    if (header.seq, header.first_epoch) != (name.seq, name.first_epoch) {
+        return Err(bad_header(path, name, "the segment lies under another segment's name"));
+    }
+    if uuid.is_some_and(|uuid| uuid != header.uuid) {
+        return Err(bad_header(path, name, "the segment belongs to another store"));
+    }
+    Ok(())
+}

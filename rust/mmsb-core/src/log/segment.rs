@@ -1,0 +1,286 @@
+//! A segment file: its name, its 4096-byte header, and how it is made durable.
+//!
+//! Invariants: a segment is never reused or rewritten; its header never changes; a failed sync is final for the
+//! writer, whoever asked for it.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Position;
+use super::record::u64_at;
+use crate::error::{Code, Error, Result};
+use crate::hash::h64;
+use crate::vfs::{Vfs, VfsFile};
+
+/// Where the records begin.
+pub(crate) const HEADER_LEN: usize = 4096;
+pub(crate) const RECORDS: u64 = HEADER_LEN as u64;
+const MAGIC: [u8; 16] = *b"\x89MMSB log\r\n\x1a\n\0\xb5\xff";
+/// Format version that this build writes, and the newest major that it reads.
+pub(crate) const MAJOR: u16 = 1;
+pub(crate) const MINOR: u16 = 0;
+const EXTENSION: &str = ".mlog";
+
+/// What a segment's header says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub(crate) uuid: [u8; 16],
+    pub(crate) salt: [u8; 16],
+    pub(crate) seq: u64,
+    pub(crate) first_epoch: u64,
+    pub(crate) base_time: u64,
+    pub(crate) chain: u64,
+    pub(crate) durable: Position,
+    pub(crate) block_size: u32,
+}
+
+impl SegmentHeader {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEADER_LEN);
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&MAJOR.to_le_bytes());
+        out.extend_from_slice(&MINOR.to_le_bytes());
+        out.extend_from_slice(&self.block_size.to_le_bytes());
+        for features in [0u64, 0] {
+            out.extend_from_slice(&features.to_le_bytes());
+        }
+        out.extend_from_slice(&self.uuid);
+        out.extend_from_slice(&self.salt);
+        let words = [
+            self.seq,
+            self.first_epoch,
+            self.base_time,
+            self.chain,
+            self.durable.seq,
+            self.durable.offset,
+        ];
+        for word in words {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
+        out.resize(HEADER_LEN - 8, 0);
+        out.extend_from_slice(&h64(&out).to_le_bytes());
+        out
+    }
+
+    /// Reads a header; `Ok(None)` if the bytes are not one.
+    pub(crate) fn decode(bytes: &[u8], file: &Path) -> Result<Option<SegmentHeader>> {
+        if !checked(bytes, HEADER_LEN, &MAGIC) {
+            return Ok(None);
+        }
+        check_version(bytes, file)?;
+        if bytes[120..HEADER_LEN - 8].iter().any(|&b| b != 0) {
+            return Ok(None);
+        }
+        Ok(Some(SegmentHeader {
+            block_size: (u64_at(bytes, 20) & 0xFFFF_FFFF) as u32,
+            uuid: array(bytes, 40),
+            salt: array(bytes, 56),
+            seq: u64_at(bytes, 72),
+            first_epoch: u64_at(bytes, 80),
+            base_time: u64_at(bytes, 88),
+            chain: u64_at(bytes, 96),
+            durable: Position { seq: u64_at(bytes, 104), offset: u64_at(bytes, 112) },
+        }))
+    }
+}
+
+pub(super) fn array(bytes: &[u8], at: usize) -> [u8; 16] {
+    let mut out = [0u8; 16];
+    out.copy_from_slice(&bytes[at..at + 16]);
+    out
+}
+
+/// Whether the bytes begin with the magic and end with their checksum.
+pub(super) fn checked(bytes: &[u8], len: usize, magic: &[u8; 16]) -> bool {
+    bytes.len() == len
+        && bytes.starts_with(magic)
+        && h64(&bytes[..len - 8]) == u64_at(bytes, len - 8)
+}
+
+/// Refuses a file of a newer format. Segments and meta slots keep the version at byte 16, the required features at 24.
+pub(super) fn check_version(bytes: &[u8], file: &Path) -> Result<()> {
+    let major = u64_at(bytes, 16) as u16;
+    let required = u64_at(bytes, 24);
+    if major == MAJOR && required == 0 {
+        return Ok(());
+    }
+    Err(newer(file, &format!("format {major} with required features {required:#x}")))
+}
+
+pub(super) fn newer(file: &Path, what: &str) -> Error {
+    let mut error = Error::new(
+        Code::FormatVersion,
+        format!(
+            "{}: {what} is unknown to this version of MMSB, which reads format {MAJOR}; use a newer one",
+            file.display()
+        ),
+    );
+    error.detail.file = Some(file.to_path_buf());
+    error
+}
+
+/// The order and place in history that a file name carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SegmentName {
+    pub(crate) seq: u64,
+    pub(crate) first_epoch: u64,
+}
+
+impl SegmentName {
+    pub(crate) fn file(&self) -> String {
+        format!("{:016x}-{:016x}{EXTENSION}", self.seq, self.first_epoch)
+    }
+
+    fn parse(name: &str) -> Option<SegmentName> {
+        let (seq, first) = name.strip_suffix(EXTENSION)?.split_once('-')?;
+        let number = |text: &str| u64::from_str_radix(text, 16).ok();
+        let parsed = SegmentName { seq: number(seq)?, first_epoch: number(first)? };
+        (parsed.file() == name).then_some(parsed)
+    }
+}
+
+/// The segments of a store in order. A gap in the sequence is damage.
+pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<SegmentName>> {
+    let log = log_dir(dir);
+    let names = vfs.list(&log).map_err(|e| Error::storage(&log, &e, "list"))?;
+    let mut found: Vec<SegmentName> = Vec::new();
+    for name in names.iter().filter(|name| name.ends_with(EXTENSION)) {
+        let path = log.join(name);
+        let Some(segment) = SegmentName::parse(name) else {
+            return Err(Error::corruption(&path, None, None, "not the name of a segment"));
+        };
+        let previous = found.last();
+        let expected = previous.map_or(0, |p| p.seq + 1);
+        if segment.seq != expected {
+            let what = format!("the segment with number {expected} before it is missing");
+            return Err(Error::corruption(&path, None, previous.map(|p| p.first_epoch), what));
+        }
+        if previous.is_some_and(|p| p.first_epoch > segment.first_epoch) {
+            return Err(Error::corruption(
+                &path,
+                None,
+                None,
+                "its first epoch is before the last segment's",
+            ));
+        }
+        found.push(segment);
+    }
+    Ok(found)
+}
+
+pub(crate) fn log_dir(dir: &Path) -> PathBuf {
+    dir.join("log")
+}
+
+/// All syncs of one writer pass through here, one at a time: the kernel reports a failure to one caller only, so the
+/// others must learn of it from us.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    failure: Mutex<Option<Error>>,
+    failed: AtomicBool,
+}
+
+impl Gate {
+    /// Runs a sync, unless an earlier one failed.
+    pub(crate) fn run(&self, sync: impl FnOnce() -> Result<()>) -> Result<()> {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = &*failure {
+            return Err(error.clone());
+        }
+        sync().inspect_err(|error| {
+            *failure = Some(error.clone());
+            self.failed.store(true, Ordering::Release);
+        })
+    }
+
+    /// Fails if a sync has failed.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.failed.load(Ordering::Acquire) { self.run(|| Ok(())) } else { Ok(()) }
+    }
+}
+
+/// An open segment that is being written, or was and may not be durable yet.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn VfsFile>,
+    pub(crate) seq: u64,
+    /// Its name is durable.
+    named: AtomicBool,
+}
+
+impl Segment {
+    pub(crate) fn new(path: PathBuf, file: Arc<dyn VfsFile>, seq: u64, named: bool) -> Segment {
+        Segment { path, file, seq, named: AtomicBool::new(named) }
+    }
+}
+
+/// Makes segments durable, bytes first, then their names.
+pub(crate) fn sync_all(vfs: &dyn Vfs, log: &Path, segments: &[Arc<Segment>]) -> Result<()> {
+    for segment in segments {
+        segment.file.sync().map_err(|e| Error::storage(&segment.path, &e, "sync"))?;
+    }
+    if segments.iter().any(|s| !s.named.load(Ordering::Acquire)) {
+        vfs.sync_dir(log).map_err(|e| Error::storage(log, &e, "sync"))?;
+        segments.iter().for_each(|s| s.named.store(true, Ordering::Release));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn sample() -> SegmentHeader {
+        SegmentHeader {
+            uuid: [7; 16],
+            salt: [9; 16],
+            seq: 3,
+            first_epoch: 77,
+            base_time: 1 << 60,
+            chain: 0xABCD,
+            durable: Position { seq: 2, offset: 8192 },
+            block_size: 16384,
+        }
+    }
+
+    #[test]
+    fn header_round_trip_and_every_bit() {
+        let bytes = sample().encode();
+        let path = Path::new("s");
+        assert_eq!(SegmentHeader::decode(&bytes, path).unwrap(), Some(sample()));
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(SegmentHeader::decode(&bad, path).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn newer_formats_are_refused() {
+        for (at, value) in [(16, 2u8), (24, 1), (31, 0x80)] {
+            let mut bytes = sample().encode();
+            bytes[at] = value;
+            let sum = h64(&bytes[..HEADER_LEN - 8]);
+            bytes[HEADER_LEN - 8..].copy_from_slice(&sum.to_le_bytes());
+            let error = SegmentHeader::decode(&bytes, Path::new("s")).unwrap_err();
+            assert_eq!(error.code, Code::FormatVersion);
+        }
+    }
+
+    #[test]
+    fn names() {
+        let name = SegmentName { seq: 10, first_epoch: u64::MAX };
+        assert_eq!(name.file(), "000000000000000a-ffffffffffffffff.mlog");
+        assert_eq!(SegmentName::parse(&name.file()), Some(name));
+        for bad in [
+            "a-b.mlog",
+            "000000000000000A-0000000000000001.mlog",
+            "x",
+            "+00000000000000a-0000000000000001.mlog",
+        ] {
+            assert_eq!(SegmentName::parse(bad), None);
+        }
+    }
+}

@@ -1,0 +1,502 @@
+//! Appending: one record a commit, segments that seal and roll, and what a sync has to reach.
+//!
+//! Invariants: `append` is called in the order of epochs by one writer at a time; a failed write or sync is final; at
+//! most the last two segments may be unsynced; dropping a `Log` does no I/O, so a forked child may drop it.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::mem;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use super::meta::{MetaSlots, StoreMeta};
+use super::record::{self, HEADER, HEADROOM, SEAL_ROOM, padded};
+use super::segment::{self, Gate, RECORDS, Segment, SegmentHeader, SegmentName, sync_all};
+use super::{LogOptions, Position, lock};
+use crate::error::{Code, Error, Result};
+use crate::hash::h64;
+use crate::vfs::{OpenKind, StoreLock, Vfs, write_all_at};
+
+const FIRST_STEP: u64 = 256 << 10;
+
+/// The writer of a store's log.
+#[derive(Debug)]
+pub struct Log {
+    vfs: Arc<dyn Vfs>,
+    dir: PathBuf,
+    opts: LogOptions,
+    lock: Box<dyn StoreLock>,
+    meta: MetaSlots,
+    /// None until the first append after opening: an opening alone leaves no file behind.
+    active: Option<Active>,
+    /// Sealed segments that no sync has been seen to reach.
+    behind: Vec<Arc<Segment>>,
+    /// The sync that runs behind the commits, and the last segment that it covers.
+    background: Option<(u64, JoinHandle<Result<()>>)>,
+    gate: Arc<Gate>,
+    state: LogState,
+    durable: Position,
+    durable_epoch: u64,
+    /// A write failed: what is in the file is not known.
+    broken: bool,
+}
+
+/// Where a log ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LogState {
+    pub(crate) next_seq: u64,
+    pub(crate) epoch: u64,
+    pub(crate) time: u64,
+    pub(crate) chain: u64,
+    /// Where the last segment ends.
+    pub(crate) end: Position,
+    /// Bytes of all segments but the active one.
+    pub(crate) sealed_bytes: u64,
+}
+
+#[derive(Debug)]
+struct Active {
+    segment: Arc<Segment>,
+    salt: [u8; 16],
+    base_time: u64,
+    end: u64,
+    /// How far the file's space is reserved.
+    reserved: u64,
+    commits: u64,
+    /// The durable offset that the last mark told.
+    told: u64,
+}
+
+/// What a sync has to reach; made under the commit lock, used without it.
+#[derive(Debug)]
+pub struct SyncPoint {
+    vfs: Arc<dyn Vfs>,
+    log_dir: PathBuf,
+    gate: Arc<Gate>,
+    segments: Vec<Arc<Segment>>,
+    end: Position,
+    epoch: u64,
+}
+
+impl SyncPoint {
+    /// The last epoch that this sync makes durable.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Syncs. A failure is final for the writer: every later sync of this log repeats it without asking the system.
+    pub fn sync(&self) -> Result<()> {
+        self.gate.run(|| sync_all(&*self.vfs, &self.log_dir, &self.segments))
+    }
+}
+
+impl Log {
+    /// Makes a store with an empty log, durable when this returns.
+    pub fn create(vfs: Arc<dyn Vfs>, dir: &Path, opts: LogOptions) -> Result<Log> {
+        let failed = |path: &Path, e: std::io::Error| Error::storage(path, &e, "create");
+        vfs.create_dir(dir).map_err(|e| failed(dir, e))?;
+        let lock = lock(&*vfs, dir)?;
+        refuse_existing(&*vfs, dir)?;
+        for sub in ["log", "checkpoints", "quarantine"] {
+            let sub = dir.join(sub);
+            vfs.create_dir(&sub).map_err(|e| failed(&sub, e))?;
+        }
+        let meta = StoreMeta {
+            uuid: random(&opts, "uuid", 0),
+            durability: opts.durability,
+            generation: 0,
+            durable: Position::default(),
+            durable_epoch: 0,
+        };
+        let meta = MetaSlots::create(&*vfs, dir, meta)?;
+        for synced in [Some(dir), dir.parent()].into_iter().flatten() {
+            vfs.sync_dir(synced).map_err(|e| Error::storage(synced, &e, "sync"))?;
+        }
+        let state = LogState {
+            next_seq: 0,
+            epoch: opts.base_epoch,
+            time: opts.time,
+            chain: 0,
+            end: Position::default(),
+            sealed_bytes: 0,
+        };
+        let mut log = Log::resume(vfs, dir, opts, lock, meta, state);
+        log.start_segment()?;
+        let point = log.sync_point();
+        point.sync()?;
+        log.synced(&point);
+        log.write_meta()?;
+        log.meta.sync()?;
+        Ok(log)
+    }
+
+    /// A writer that goes on where everything before `state.end` is durable.
+    pub(crate) fn resume(
+        vfs: Arc<dyn Vfs>,
+        dir: &Path,
+        opts: LogOptions,
+        lock: Box<dyn StoreLock>,
+        meta: MetaSlots,
+        state: LogState,
+    ) -> Log {
+        Log {
+            vfs,
+            dir: dir.to_path_buf(),
+            opts,
+            lock,
+            meta,
+            active: None,
+            behind: Vec::new(),
+            background: None,
+            gate: Arc::default(),
+            durable: state.end,
+            durable_epoch: state.epoch,
+            state,
+            broken: false,
+        }
+    }
+
+    /// Appends a commit. `buf` is [`HEADROOM`] spare bytes, then source and metadata as `flags` says (each through
+    /// [`put_text`](super::put_text)), then the operations; its length is the same afterwards.
+    ///
+    /// After an error the commit may or may not be in the log, unless [`Log::usable`] still holds: then it is not, and
+    /// the log goes on.
+    pub fn append(&mut self, epoch: u64, time: u64, flags: u8, buf: &mut Vec<u8>) -> Result<()> {
+        if epoch != self.state.epoch + 1 || buf.len() < HEADROOM {
+            let what = format!("commit {epoch} appended after {}", self.state.epoch);
+            return Err(Error::new(Code::Internal, what));
+        }
+        if let Some(error) = record::too_long(buf.len()) {
+            return Err(error);
+        }
+        self.usable()?;
+        self.make_room(padded(buf.len() as u64))?;
+        let base = self.active.as_ref().map_or(0, |active| active.base_time);
+        self.put(record::COMMIT, flags, epoch, Some(time.wrapping_sub(base)), buf)?;
+        self.state.epoch = epoch;
+        self.state.time = time;
+        if let Some(active) = &mut self.active {
+            active.commits += 1;
+        }
+        Ok(())
+    }
+
+    /// Notes that a checkpoint of `epoch` with this digest and file size is complete.
+    pub fn append_mark(&mut self, epoch: u64, digest: u128, size: u64) -> Result<()> {
+        self.usable()?;
+        let mut buf = vec![0u8; HEADROOM];
+        buf.extend_from_slice(&epoch.to_le_bytes());
+        buf.extend_from_slice(&digest.to_le_bytes());
+        buf.extend_from_slice(&size.to_le_bytes());
+        self.make_room(padded(buf.len() as u64))?;
+        self.put(record::MARK, 0, self.state.epoch, None, &mut buf)
+    }
+
+    /// Writes the record in `buf` behind the active segment's last one.
+    fn put(
+        &mut self,
+        kind: u8,
+        flags: u8,
+        epoch: u64,
+        time: Option<u64>,
+        buf: &mut Vec<u8>,
+    ) -> Result<()> {
+        let synced = self.durable;
+        let Some(active) = &mut self.active else {
+            return Err(Error::new(Code::Internal, "no active segment"));
+        };
+        let (mut flags, mut start) = (flags, HEADROOM);
+        let mut number = [0u8; 10];
+        let mut prepend = |value: u64, start: &mut usize| {
+            let n = record::varint(value, &mut number);
+            *start -= n;
+            buf[*start..*start + n].copy_from_slice(&number[..n]);
+        };
+        if let Some(time) = time {
+            prepend(time, &mut start);
+        }
+        // Told once: a later record with it proves as much as every record with it.
+        let tell = synced.seq == active.segment.seq && synced.offset > active.told;
+        if tell {
+            flags |= record::DURABLE;
+            prepend(active.end - synced.offset, &mut start);
+        }
+        start -= HEADER;
+        let len = buf.len();
+        let seed = record::seed(&active.salt, active.end);
+        let body = record::finish(&mut buf[start..], kind, flags, epoch, self.state.chain, seed);
+        buf.resize(start + padded((len - start) as u64) as usize, 0);
+        let done = write_all_at(&*active.segment.file, active.end, &buf[start..]);
+        let written = (buf.len() - start) as u64;
+        buf.truncate(len);
+        if let Err(e) = done {
+            self.broken = true;
+            return Err(Error::storage(&active.segment.path, &e, "append to"));
+        }
+        if tell {
+            active.told = synced.offset;
+        }
+        active.end += written;
+        self.state.end.offset = active.end;
+        self.state.chain = record::chain_after(self.state.chain, body);
+        Ok(())
+    }
+
+    /// Fails once a write or sync has failed.
+    pub fn usable(&self) -> Result<()> {
+        if self.broken {
+            let what = format!("the log of {} failed; open it again", self.dir.display());
+            return Err(Error::new(Code::Storage, what));
+        }
+        self.gate.check()
+    }
+
+    /// Sees to it that `need` bytes and a seal fit, in this segment or in a new one.
+    fn make_room(&mut self, need: u64) -> Result<()> {
+        let limit = self.opts.segment_bytes;
+        if let Some(active) = &self.active
+            && active.end > RECORDS
+            && active.end + need + SEAL_ROOM > limit
+        {
+            self.seal()?;
+        }
+        if self.active.is_none() {
+            self.start_segment()?;
+        }
+        let Some(active) = &mut self.active else { return Ok(()) };
+        let wanted = active.end + need + SEAL_ROOM;
+        if wanted > active.reserved {
+            let step = (active.reserved * 2).max(FIRST_STEP).min(limit);
+            reserve(active, wanted, step.max(wanted))?;
+        }
+        Ok(())
+    }
+
+    /// Seals the active segment and cuts what was reserved behind it.
+    fn seal(&mut self) -> Result<()> {
+        let Some(active) = &self.active else { return Ok(()) };
+        let mut buf = vec![0u8; HEADROOM];
+        buf.extend_from_slice(&active.commits.to_le_bytes());
+        buf.extend_from_slice(&self.state.epoch.to_le_bytes());
+        self.put(record::SEAL, 0, self.state.epoch, None, &mut buf)?;
+        let Some(active) = self.active.take() else { return Ok(()) };
+        self.state.sealed_bytes += active.end;
+        let cut = active.segment.file.set_len(active.end);
+        self.behind.push(active.segment.clone());
+        cut.map_err(|e| {
+            self.broken = true;
+            Error::storage(&active.segment.path, &e, "cut")
+        })
+    }
+
+    /// Opens the next segment. The one before the last must be durable by then, its name too: recovery relies on it.
+    fn start_segment(&mut self) -> Result<()> {
+        self.settle()?;
+        if self.behind.len() > 1 {
+            self.sync_point().sync()?;
+            self.behind.clear();
+        }
+        let name = SegmentName { seq: self.state.next_seq, first_epoch: self.state.epoch + 1 };
+        let header = SegmentHeader {
+            uuid: self.meta.now.uuid,
+            salt: random(&self.opts, "salt", name.seq),
+            seq: name.seq,
+            first_epoch: name.first_epoch,
+            base_time: self.state.time,
+            chain: self.state.chain,
+            durable: self.durable,
+            block_size: self.opts.block_size,
+        };
+        let path = segment::log_dir(&self.dir).join(name.file());
+        let file = self
+            .vfs
+            .open(&path, OpenKind::CreateNew)
+            .map_err(|e| Error::storage(&path, &e, "create"))?;
+        let segment = Arc::new(Segment::new(path, file, name.seq, false));
+        let mut active = Active {
+            segment,
+            salt: header.salt,
+            base_time: header.base_time,
+            end: RECORDS,
+            reserved: 0,
+            commits: 0,
+            told: 0,
+        };
+        let least = RECORDS + SEAL_ROOM;
+        let begun = reserve(&mut active, least, FIRST_STEP.min(self.opts.segment_bytes).max(least))
+            .and_then(|()| {
+                write_all_at(&*active.segment.file, 0, &header.encode())
+                    .map_err(|e| Error::storage(&active.segment.path, &e, "write"))
+            });
+        if let Err(error) = begun {
+            // Nothing was promised in it yet. If it cannot be removed either, the log ends here.
+            self.broken = self.vfs.unlink(&active.segment.path).is_err();
+            return Err(error);
+        }
+        self.state.next_seq += 1;
+        self.state.end = Position { seq: name.seq, offset: RECORDS };
+        self.active = Some(active);
+        self.sync_behind()
+    }
+
+    /// Starts to sync the sealed segments, without holding up the commit where there is a real disk.
+    fn sync_behind(&mut self) -> Result<()> {
+        let (vfs, gate, segments) = (self.vfs.clone(), self.gate.clone(), self.behind.clone());
+        let Some(last) = segments.last() else { return Ok(()) };
+        let (through, real) = (last.seq, last.file.raw_fd().is_some());
+        let log_dir = segment::log_dir(&self.dir);
+        let work = move || gate.run(|| sync_all(&*vfs, &log_dir, &segments));
+        if !real {
+            work()?;
+            self.behind.clear();
+            return Ok(());
+        }
+        let thread = std::thread::Builder::new().name("mmsb-log-sync".into()).spawn(work);
+        let dir = &self.dir;
+        let thread = thread.map_err(|e| Error::storage(dir, &e, "start a thread for"))?;
+        self.background = Some((through, thread));
+        Ok(())
+    }
+
+    /// Waits for the sync that runs behind the commits.
+    fn settle(&mut self) -> Result<()> {
+        if let Some((through, thread)) = self.background.take() {
+            let ended = thread.join();
+            ended.map_err(|_| Error::new(Code::Internal, "the log's sync thread panicked"))??;
+            self.behind.retain(|segment| segment.seq > through);
+        }
+        Ok(())
+    }
+
+    /// What to sync so that all that was appended is durable.
+    pub fn sync_point(&mut self) -> SyncPoint {
+        let mut segments = self.behind.clone();
+        segments.extend(self.active.as_ref().map(|active| active.segment.clone()));
+        SyncPoint {
+            vfs: self.vfs.clone(),
+            log_dir: segment::log_dir(&self.dir),
+            gate: self.gate.clone(),
+            segments,
+            end: self.state.end,
+            epoch: self.state.epoch,
+        }
+    }
+
+    /// Notes that `point` was synced; later records say so.
+    pub fn synced(&mut self, point: &SyncPoint) {
+        if point.end > self.durable {
+            self.durable = point.end;
+            self.durable_epoch = point.epoch;
+        }
+        self.behind.retain(|segment| segment.seq >= point.end.seq);
+    }
+
+    /// Writes the durable position into a meta slot. Made durable by `close`, or by the system in its time.
+    pub fn write_meta(&mut self) -> Result<()> {
+        self.meta.write(self.durable, self.durable_epoch)
+    }
+
+    /// Syncs, seals, and makes everything durable. The lock is held until the log is dropped.
+    pub fn close(&mut self) -> Result<()> {
+        self.usable()?;
+        self.settle()?;
+        if self.active.is_some() {
+            // Synced before it is sealed: then the seal proves that everything before it was whole.
+            let point = self.sync_point();
+            point.sync()?;
+            self.synced(&point);
+            self.seal()?;
+            let point = self.sync_point();
+            point.sync()?;
+            self.synced(&point);
+            self.behind.clear();
+        }
+        if self.meta.now.durable != self.durable {
+            self.write_meta()?;
+        }
+        self.meta.sync()
+    }
+
+    /// Bytes of the whole log.
+    pub fn bytes(&self) -> u64 {
+        self.state.sealed_bytes + self.active.as_ref().map_or(0, |active| active.end)
+    }
+
+    /// Where the log ends.
+    pub fn end(&self) -> Position {
+        self.state.end
+    }
+
+    /// The last epoch that a power loss would keep.
+    pub fn durable_epoch(&self) -> u64 {
+        self.durable_epoch
+    }
+
+    /// What the store is.
+    pub fn meta(&self) -> &StoreMeta {
+        &self.meta.now
+    }
+
+    /// The descriptors that a forked child must give up, see [`replace_with_null`](crate::vfs::replace_with_null).
+    pub fn fds(&self) -> Vec<RawFd> {
+        let segments = self.behind.iter().chain(self.active.as_ref().map(|a| &a.segment));
+        let files = segments.filter_map(|segment| segment.file.raw_fd());
+        self.lock.raw_fd().into_iter().chain(self.meta.fds()).chain(files).collect()
+    }
+
+    /// For a forked child: lets go of what only the parent may end. The log is not usable afterwards.
+    pub fn abandon(&mut self) {
+        self.broken = true;
+        // The thread did not come along; its handle must not be joined or detached here.
+        mem::forget(self.background.take());
+    }
+}
+
+fn reserve(active: &mut Active, least: u64, wanted: u64) -> Result<()> {
+    let file = &active.segment.file;
+    let grow = |to: u64| file.fallocate(active.reserved, to - active.reserved).map(|()| to);
+    // Near the end of the disk the record may still fit where the whole step does not.
+    match grow(wanted).or_else(|_| grow(least)) {
+        Ok(to) => active.reserved = to,
+        Err(e) if e.kind() == std::io::ErrorKind::Unsupported => active.reserved = u64::MAX,
+        Err(e) => return Err(Error::storage(&active.segment.path, &e, "reserve space in")),
+    }
+    Ok(())
+}
+
+/// A directory that holds a store, or remains of one, is not made into a new one.
+fn refuse_existing(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    let log = segment::log_dir(dir);
+    let exists = |path: &Path| vfs.exists(path).map_err(|e| Error::storage(path, &e, "look for"));
+    let segments = exists(&log)? && !segment::list(vfs, dir)?.is_empty();
+    let begun = match super::read_meta(vfs, dir) {
+        Ok(meta) => meta.durable > Position::default(),
+        Err(_) => false,
+    };
+    if segments || begun {
+        let message = format!("{} already holds a bus; open it with mmsb.open()", dir.display());
+        let mut error = Error::new(Code::BusExists, message);
+        error.detail.file = Some(dir.to_path_buf());
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// A number that no other store or segment has; reproducible with a seed.
+fn random(opts: &LogOptions, what: &str, number: u64) -> [u8; 16] {
+    let part = |half: u64| match opts.seed {
+        Some(seed) => h64(format!("{what} {number} {half} {seed}").as_bytes()),
+        // The standard library's keys are random, once a thread; a forked child inherits them, hence pid and time.
+        None => RandomState::new().hash_one((
+            half,
+            std::process::id(),
+            std::time::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_nanos()),
+        )),
+    };
+    let mut out = [0u8; 16];
+    out[..8].copy_from_slice(&part(0).to_le_bytes());
+    out[8..].copy_from_slice(&part(1).to_le_bytes());
+    out
+}

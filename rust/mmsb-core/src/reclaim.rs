@@ -1,0 +1,132 @@
+//! Giving memory back: a piece that died is freed once no pin, view or forked child can reach it.
+//!
+//! A piece lives in `[born, died)`. It is held by a pin `p` with `born <= p < died`, and by views counted on its frame
+//! or on (page, epoch) with `born <= epoch < died`. A view pins, finds its frames, counts and only then unpins; so
+//! the slots are read first and the counts second. The other order would miss a view that unpins in between.
+//!
+//! Each piece that cannot go waits for the one obstacle that was found, so a pass costs what became free.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use crate::arena::size_class;
+use crate::core::Core;
+use crate::edit::{Dead, DeadKind};
+
+/// A pass is made when this many pieces or bytes are waiting.
+const DUE_PIECES: usize = 256;
+const DUE_BYTES: u64 = 1 << 20;
+
+/// Frames that a forked child may still show: what was visible or held when it was made.
+#[derive(Debug)]
+struct Guard {
+    /// The child holds the other end until it is gone.
+    pipe: Arc<OwnedFd>,
+    epoch: u64,
+    frozen: Vec<Dead>,
+}
+
+/// What waits to be freed.
+#[derive(Debug, Default)]
+pub(crate) struct Reclaim {
+    queue: VecDeque<Dead>,
+    bytes: u64,
+    held: BTreeMap<u64, Vec<Dead>>,
+    viewed: Vec<Dead>,
+    viewed_due: usize,
+    guards: Vec<Guard>,
+    pins: Vec<u64>,
+}
+
+impl Reclaim {
+    /// Takes what a published commit replaced.
+    #[inline]
+    pub(crate) fn retire(&mut self, dead: &mut Vec<Dead>) {
+        self.bytes += dead.iter().map(|d| d.len).sum::<u64>();
+        self.queue.extend(dead.drain(..));
+    }
+
+    #[inline]
+    pub(crate) fn is_due(&self) -> bool {
+        self.queue.len() >= DUE_PIECES || self.bytes >= DUE_BYTES
+    }
+
+    /// Everything that waits.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Dead> {
+        let frozen = self.guards.iter().flat_map(|guard| &guard.frozen);
+        self.queue.iter().chain(self.held.values().flatten()).chain(&self.viewed).chain(frozen)
+    }
+
+    /// Bytes that old versions hold.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.all().map(|dead| size_class(dead.len)).sum()
+    }
+
+    /// A process is being forked: keep what it may see until the pipe's other end is closed.
+    pub(crate) fn guard(&mut self, pipe: Arc<OwnedFd>, epoch: u64) {
+        let mut frozen: Vec<Dead> = self.queue.drain(..).collect();
+        frozen.extend(std::mem::take(&mut self.held).into_values().flatten());
+        frozen.append(&mut self.viewed);
+        self.bytes = 0;
+        self.guards.push(Guard { pipe, epoch, frozen });
+    }
+
+    fn drop_gone_guards(&mut self) {
+        let mut i = 0;
+        while i < self.guards.len() {
+            if crate::fork::is_gone(&self.guards[i].pipe) {
+                self.queue.extend(self.guards.remove(i).frozen);
+            } else {
+                i += 1;
+            }
+        }
+    }
+
+    /// Frees what nothing reaches. `all` also looks again at what views held the last time.
+    pub(crate) fn pass(&mut self, core: &Core, all: bool) {
+        self.drop_gone_guards();
+        fence(Ordering::SeqCst);
+        self.pins.clear();
+        core.collect_pins(&mut self.pins);
+        self.pins.extend(self.guards.iter().map(|g| g.epoch));
+        self.pins.sort_unstable();
+        let pins = std::mem::take(&mut self.pins);
+
+        let released: Vec<u64> =
+            self.held.keys().copied().filter(|pin| pins.binary_search(pin).is_err()).collect();
+        for pin in released {
+            self.queue.extend(self.held.remove(&pin).unwrap_or_default());
+        }
+        if all || self.viewed.len() > self.viewed_due {
+            self.queue.extend(self.viewed.drain(..));
+        }
+        self.bytes = 0;
+        let mut alloc = core.arena.alloc();
+        while let Some(dead) = self.queue.pop_front() {
+            if dead.born <= core.base_epoch() {
+                continue;
+            }
+            let next = pins.partition_point(|&pin| pin < dead.born);
+            if let Some(&pin) = pins.get(next).filter(|&&pin| pin < dead.died) {
+                self.held.entry(pin).or_default().push(dead);
+            } else if is_viewed(core, &dead) {
+                self.viewed.push(dead);
+            } else {
+                alloc.give(dead.offset, dead.len);
+            }
+        }
+        drop(alloc);
+        self.viewed_due = 2 * self.viewed.len() + DUE_PIECES;
+        self.pins = pins;
+    }
+}
+
+fn is_viewed(core: &Core, dead: &Dead) -> bool {
+    match dead.kind {
+        DeadKind::Node => false,
+        DeadKind::Frame => core.arena.is_viewed(dead.offset),
+        DeadKind::Blocks(page) => core.views.holds(page, dead.born, dead.died),
+    }
+}

@@ -1,0 +1,510 @@
+//! One commit, in order.
+//!
+//! 1. The clock is read, without the lock. 2. The sequencer's lock. 3. Validation against the newest sequenced state.
+//! 4. Frames and nodes are filled: all that can fail. 5. The record is appended; from here only append and sync can
+//! fail. 6. For `disk`, one leader syncs what was appended before its sync began. 7. Epochs are published in order.
+//!
+//! A failed append or sync ends the writer: what was sequenced and not published has an unknown outcome, reads go on.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::apply::{self, apply};
+use crate::catalog::{Desc, find_page};
+use crate::core::{Core, lock};
+use crate::delta::{Batch, Check, Op, Ops};
+use crate::edit::{Dead, Edit};
+use crate::log::Log;
+use crate::reclaim::Reclaim;
+use crate::root::Root;
+use crate::snapshot::Snapshot;
+use crate::{Code, Error, Result, page, trace};
+
+/// When a commit is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    /// Visible; a kill may lose it.
+    Memory,
+    /// Handed to the operating system; survives the process.
+    Os,
+    /// On disk; survives power loss.
+    Disk,
+}
+
+impl Durability {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Durability::Memory => "memory",
+            Durability::Os => "os",
+            Durability::Disk => "disk",
+        }
+    }
+}
+
+impl std::str::FromStr for Durability {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Durability> {
+        match text {
+            "memory" => Ok(Durability::Memory),
+            "os" => Ok(Durability::Os),
+            "disk" => Ok(Durability::Disk),
+            _ => Err(Error::new(
+                Code::Argument,
+                format!("durability {text:?} is not one of 'memory', 'os', 'disk'"),
+            )),
+        }
+    }
+}
+
+/// How to commit.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct How<'a> {
+    /// Who makes the change.
+    pub source: Option<&'a str>,
+    /// Commit metadata as a canonical JSON object.
+    pub meta: Option<&'a str>,
+    /// Another durability than the bus's.
+    pub durability: Option<Durability>,
+    /// The time instead of the system's clock, in nanoseconds since 1970 UTC.
+    pub time: Option<u64>,
+    /// Whether the call may wait for a lock; if not and it would have to, it changes nothing and fails with
+    /// [`Code::WouldBlock`].
+    pub wait: bool,
+}
+
+/// What a commit made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// The epoch whose snapshot shows it.
+    pub epoch: u64,
+    /// Whether the commit made that epoch.
+    pub changed: bool,
+}
+
+/// A commit that is in the log and not visible yet.
+struct Pending {
+    root: Root,
+    needs_sync: bool,
+    dead: Vec<Dead>,
+}
+
+/// A commit whose record waits in memory.
+struct Waiting {
+    epoch: u64,
+    time: u64,
+    flags: u8,
+    buf: Vec<u8>,
+}
+
+/// Records of `memory` commits enter the log at the latest when so many bytes wait.
+const WAITING_BYTES: usize = 1 << 20;
+
+/// What orders commits; whoever holds its lock is the writer.
+pub(crate) struct Sequencer {
+    /// The newest sequenced state; published unless `pending` holds it.
+    pub(crate) newest: Root,
+    pub(crate) log: Option<Log>,
+    /// The log is in memory and counts against `max_memory`.
+    pub(crate) log_in_memory: bool,
+    pub(crate) reclaim: Reclaim,
+    pending: VecDeque<Pending>,
+    waiting: Vec<Waiting>,
+    waiting_bytes: usize,
+    failed: Option<Error>,
+    taken: Vec<(u64, u64)>,
+    dead: Vec<Dead>,
+}
+
+impl fmt::Debug for Sequencer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sequencer").field("newest", &self.newest.epoch).finish_non_exhaustive()
+    }
+}
+
+/// Who syncs for all.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    leading: bool,
+}
+
+fn outcome_unknown(epoch: u64, cause: &Error) -> Error {
+    let mut error = Error::new(
+        Code::CommitOutcomeUnknown,
+        format!("whether epoch {epoch} is in the log is not known ({cause}); open the bus again to see"),
+    );
+    error.detail = cause.detail.clone();
+    error.detail.epoch = Some(epoch);
+    error
+}
+
+impl Sequencer {
+    pub(crate) fn new(newest: Root) -> Sequencer {
+        Sequencer {
+            newest,
+            log: None,
+            log_in_memory: false,
+            reclaim: Reclaim::default(),
+            pending: VecDeque::new(),
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            failed: None,
+            taken: Vec::new(),
+            dead: Vec::new(),
+        }
+    }
+
+    /// Fails once the writer has ended.
+    pub(crate) fn usable(&self) -> Result<()> {
+        match &self.failed {
+            None => Ok(()),
+            Some(cause) => {
+                let mut error = cause.clone();
+                error.message = format!("the writer has ended ({cause}); open the bus again to go on");
+                Err(error)
+            }
+        }
+    }
+
+    fn fail(&mut self, cause: &Error) {
+        self.failed.get_or_insert_with(|| cause.clone());
+    }
+
+    /// Puts the records of `memory` commits into the log.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        let Some(log) = &mut self.log else { return Ok(()) };
+        for waiting in &mut self.waiting {
+            log.append(waiting.epoch, waiting.time, waiting.flags, &mut waiting.buf)
+                .inspect_err(|e| trace::append_failed(waiting.epoch, &e.message))?;
+        }
+        self.waiting.clear();
+        self.waiting_bytes = 0;
+        Ok(())
+    }
+
+    /// Puts a sequenced commit into the log, at the durability it asks for.
+    #[inline]
+    fn append(&mut self, durability: Durability, root: &Root, batch: &mut Batch) -> Result<()> {
+        if self.log.is_none() {
+            return Ok(());
+        }
+        let (flags, buf) = batch.frame();
+        if durability == Durability::Memory && !self.log_in_memory {
+            self.waiting_bytes += buf.len();
+            self.waiting.push(Waiting { epoch: root.epoch, time: root.time, flags, buf: buf.clone() });
+            if self.waiting_bytes >= WAITING_BYTES { self.flush() } else { Ok(()) }
+        } else {
+            if !self.waiting.is_empty() {
+                self.flush()?;
+            }
+            match &mut self.log {
+                Some(log) => log.append(root.epoch, root.time, flags, buf),
+                None => Ok(()),
+            }
+        }
+    }
+
+    /// Pieces that an engine which goes away has made and not freed.
+    pub(crate) fn leftover(&self, base: u64) -> impl Iterator<Item = (u64, u64)> {
+        let pending = self.pending.iter().flat_map(|p| &p.dead);
+        self.reclaim.all().chain(pending).filter(move |d| d.born > base).map(|d| (d.offset, d.len))
+    }
+
+    /// Publishes what is durable now, and what only waited for it.
+    fn publish_through(&mut self, core: &Core, durable: u64) {
+        while let Some(next) = self.pending.front() {
+            if next.needs_sync && next.root.epoch > durable {
+                break;
+            }
+            if let Some(mut next) = self.pending.pop_front() {
+                core.publish(&next.root, &mut next.dead, &mut self.reclaim);
+            }
+        }
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+}
+
+/// Fills a batch under the commit lock, from the newest sequenced state.
+pub(crate) type Build<'b> = &'b mut dyn FnMut(&Snapshot, &mut Batch) -> Result<()>;
+
+impl Core {
+    /// Commits a batch. `base` makes it an optimistic transaction; `build` fills the batch under the lock.
+    pub(crate) fn commit(
+        self: &Arc<Self>,
+        batch: &mut Batch,
+        base: Option<&Snapshot>,
+        build: Option<Build<'_>>,
+        durability: Durability,
+        how: &How<'_>,
+    ) -> Result<Committed> {
+        let time = how.time.unwrap_or_else(now);
+        batch.set_prefix(how.source, how.meta);
+        let mut seq = if how.wait {
+            lock(&self.sequencer)
+        } else {
+            match self.sequencer.try_lock() {
+                Ok(seq) if seq.pending.is_empty() => seq,
+                _ => return Err(Error::new(Code::WouldBlock, "another commit is under way")),
+            }
+        };
+        seq.usable()?;
+        if let Some(build) = build {
+            batch.clear();
+            build(&Snapshot::sequenced(self, &seq.newest)?, batch)?;
+            batch.set_prefix(how.source, how.meta);
+        }
+        if let Some(base) = base
+            && base.epoch() != seq.newest.epoch
+            && let Err(conflict) = self.validate(&seq.newest, base, batch)
+        {
+            let epoch = seq.newest.epoch;
+            drop(seq);
+            // The other commit must be visible, so that a retry can see it.
+            let _ = self.wait_published(epoch);
+            return Err(conflict);
+        }
+        let (root, changed) = self.build_state(&mut seq, batch, time)?;
+        if !changed && how.meta.is_none() {
+            let epoch = seq.newest.epoch;
+            drop(seq);
+            self.wait_published(epoch)?;
+            return Ok(Committed { epoch, changed: false });
+        }
+        if let Err(error) = seq.append(durability, &root, batch) {
+            return Err(self.append_failed(&mut seq, root.epoch, error));
+        }
+        let seq_ref = &mut *seq;
+        seq_ref.newest = root;
+        if durability != Durability::Disk && seq_ref.pending.is_empty() {
+            self.publish(&root, &mut seq_ref.dead, &mut seq_ref.reclaim);
+            drop(seq);
+        } else {
+            let dead = std::mem::take(&mut seq_ref.dead);
+            let needs_sync = durability == Durability::Disk;
+            seq_ref.pending.push_back(Pending { root, needs_sync, dead });
+            drop(seq);
+            self.wait_published(root.epoch)?;
+        }
+        trace::commit(root.epoch, batch.bytes() as u64, durability.as_str());
+        Ok(Committed { epoch: root.epoch, changed: true })
+    }
+
+    /// Builds the next state in the arena; on failure or without a change everything is given back.
+    #[inline]
+    fn build_state(&self, seq: &mut Sequencer, batch: &Batch, time: u64) -> Result<(Root, bool)> {
+        if seq.reclaim.is_due() {
+            seq.reclaim.pass(self, false);
+        }
+        let charge = if seq.log_in_memory { seq.log.as_ref().map_or(0, Log::bytes) } else { 0 };
+        let mut retried = false;
+        loop {
+            let seq = &mut *seq;
+            let mut edit = Edit::begin(&self.arena, &seq.newest, &mut seq.taken, &mut seq.dead);
+            let done = edit
+                .charge(charge, if seq.log_in_memory { batch.bytes() as u64 } else { 0 })
+                .and_then(|()| apply(&mut edit, batch.ops()));
+            match done {
+                Ok(true) => {
+                    let mut root = edit.root;
+                    root.time = time.max(seq.newest.time);
+                    return Ok((root, true));
+                }
+                Ok(false) => {
+                    let epoch = edit.epoch();
+                    edit.abort();
+                    return Ok((Root { epoch, time: time.max(seq.newest.time), ..seq.newest }, false));
+                }
+                Err(error) => {
+                    edit.abort();
+                    if error.code != Code::OutOfSpace || retried {
+                        return Err(error);
+                    }
+                    // Old versions may have become free since the last pass.
+                    retried = true;
+                    seq.reclaim.pass(self, true);
+                }
+            }
+        }
+    }
+
+    fn append_failed(&self, seq: &mut Sequencer, epoch: u64, error: Error) -> Error {
+        let Sequencer { newest, taken, dead, .. } = seq;
+        Edit::resume(&self.arena, newest, taken, dead).abort();
+        if seq.waiting.is_empty() && seq.log.as_ref().is_some_and(|log| log.usable().is_ok()) {
+            // The log says that nothing of the record is in it: the commit did not happen.
+            return error;
+        }
+        trace::append_failed(epoch, &error.message);
+        seq.fail(&error);
+        self.group_moved.notify_all();
+        outcome_unknown(epoch, &error)
+    }
+
+    /// Waits until an epoch is visible; leads the sync if nobody does.
+    pub(crate) fn wait_published(&self, epoch: u64) -> Result<()> {
+        self.wait_until(epoch, || self.epoch() >= epoch)
+    }
+
+    /// Waits until everything up to an epoch is durable and visible.
+    pub(crate) fn wait_durable(&self, epoch: u64) -> Result<()> {
+        self.wait_until(epoch, || self.durable.load(Ordering::Acquire) >= epoch && self.epoch() >= epoch)
+    }
+
+    fn wait_until(&self, epoch: u64, done: impl Fn() -> bool) -> Result<()> {
+        if done() {
+            return Ok(());
+        }
+        let mut group = lock(&self.group);
+        loop {
+            if done() {
+                return Ok(());
+            }
+            if group.leading {
+                group = self.group_moved.wait(group).unwrap_or_else(std::sync::PoisonError::into_inner);
+                continue;
+            }
+            group.leading = true;
+            drop(group);
+            let led = self.lead_sync();
+            group = lock(&self.group);
+            group.leading = false;
+            self.group_moved.notify_all();
+            if let Err(cause) = led
+                && !done()
+            {
+                return Err(outcome_unknown(epoch, &cause));
+            }
+        }
+    }
+
+    /// Syncs what is in the log now and publishes what waited for it.
+    fn lead_sync(&self) -> Result<()> {
+        let point = {
+            let mut seq = lock(&self.sequencer);
+            seq.usable()?;
+            if let Err(error) = seq.flush() {
+                seq.fail(&error);
+                return Err(error);
+            }
+            match &mut seq.log {
+                Some(log) => log.sync_point(),
+                None => return Err(Error::new(Code::Closed, "the bus is closed")),
+            }
+        };
+        let synced = point.sync();
+        let mut seq = lock(&self.sequencer);
+        if let Err(error) = synced {
+            trace::sync_failed(point.epoch(), &error.message);
+            seq.fail(&error);
+            return Err(error);
+        }
+        if let Some(log) = &mut seq.log {
+            log.synced(&point);
+            log.write_meta().inspect_err(|e| trace::append_failed(point.epoch(), &e.message))?;
+        }
+        self.durable.fetch_max(point.epoch(), Ordering::Release);
+        seq.publish_through(self, point.epoch());
+        trace::sync(point.epoch());
+        Ok(())
+    }
+
+    /// Whether the head still has what this transaction stands on.
+    fn validate(&self, head: &Root, base: &Snapshot, batch: &Batch) -> Result<()> {
+        let mem = self.mem();
+        let slot_at = |root: &Root, id| crate::table::get(mem, root.table, root.height, id);
+        let conflict = |page: u64, what: &str| {
+            trace::conflict(head.epoch, page);
+            let mut error = Error::new(
+                Code::Conflict,
+                format!("{what} since epoch {}; begin the transaction again (bus.run does)", base.epoch()),
+            );
+            error.detail.epoch = Some(head.epoch);
+            Err(error)
+        };
+        let mut made = Vec::new();
+        for op in Ops::new(batch.ops()) {
+            match op.map_err(|e| Error::new(Code::Internal, e.0))? {
+                Op::Create { id, .. } => made.push(id),
+                Op::Write { id, offset, data } if !made.contains(&id) => {
+                    let (Some(old), Some(new)) = (base.slot(id), slot_at(head, id)) else {
+                        return conflict(id, &format!("page {id} was deleted"));
+                    };
+                    if old.len != new.len {
+                        return conflict(id, &format!("page {id} was resized"));
+                    }
+                    let stop = (offset + data.len() as u64).min(old.len);
+                    if !page::same_range(mem, &old, &new, offset, stop) {
+                        return conflict(id, &format!("bytes {offset}..{stop} of page {id} were changed"));
+                    }
+                }
+                Op::Delete { id } | Op::Rename { id, .. } | Op::SetMeta { id, .. } | Op::Resize { id, .. }
+                    if !made.contains(&id) =>
+                {
+                    let (Some(old), Some(new)) = (base.slot(id), slot_at(head, id)) else {
+                        return conflict(id, &format!("page {id} was deleted"));
+                    };
+                    if old.desc != new.desc || old.len != new.len {
+                        return conflict(id, &format!("the name, shape or metadata of page {id} were changed"));
+                    }
+                }
+                _ => {}
+            }
+        }
+        for check in &batch.checks {
+            match check {
+                Check::Ids if base.next_id() != head.next_id => {
+                    return conflict(0, "other pages were created");
+                }
+                Check::Name(name) if base.find(name) != find_page(mem, head, name) => {
+                    return conflict(0, &format!("the name {name:?} got another meaning"));
+                }
+                Check::Read(id) => {
+                    let (Some(old), Some(new)) = (base.slot(*id), slot_at(head, *id)) else {
+                        return conflict(*id, &format!("page {id}, which was read, was deleted"));
+                    };
+                    let shape = |slot: &crate::table::Slot| Desc::at(mem, slot.desc).shape().collect::<Vec<_>>();
+                    if old.len != new.len
+                        || shape(&old) != shape(&new)
+                        || !page::same_range(mem, &old, &new, 0, old.len)
+                    {
+                        return conflict(*id, &format!("page {id}, which was read, was changed"));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies a commit of the log: recovery and time travel. Nothing is appended.
+    pub(crate) fn replay(&self, epoch: u64, time: u64, ops: &[u8]) -> Result<()> {
+        let mut seq = lock(&self.sequencer);
+        let seq = &mut *seq;
+        if epoch != seq.newest.epoch + 1 {
+            return Err(Error::new(
+                Code::Corruption,
+                format!("epoch {epoch} follows epoch {}", seq.newest.epoch),
+            ));
+        }
+        if seq.reclaim.is_due() {
+            seq.reclaim.pass(self, false);
+        }
+        let mut edit = Edit::begin(&self.arena, &seq.newest, &mut seq.taken, &mut seq.dead);
+        if let Err(error) = apply::apply(&mut edit, ops) {
+            edit.abort();
+            return Err(error);
+        }
+        let root = Root { time, ..edit.root };
+        drop(edit);
+        seq.newest = root;
+        self.publish(&root, &mut seq.dead, &mut seq.reclaim);
+        Ok(())
+    }
+}

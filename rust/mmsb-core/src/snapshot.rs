@@ -1,0 +1,264 @@
+//! Snapshots: all pages at one epoch, pinned.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::arena::Slots;
+use crate::catalog::{self, Desc, PageInfo};
+use crate::core::Core;
+use crate::diff::diff_ranges;
+use crate::root::Root;
+use crate::table::{self, Slot};
+use crate::view::View;
+use crate::{Result, apply, page};
+
+/// A pinned epoch; the pin goes with the value.
+pub(crate) struct Pin<'a> {
+    slots: &'a Slots,
+    slot: usize,
+    pub(crate) root: Root,
+}
+
+impl<'a> Pin<'a> {
+    /// Pins the newest epoch.
+    #[inline]
+    pub(crate) fn newest(core: &'a Core) -> Result<Pin<'a>> {
+        Pin::with(&core.pins, core.head())
+    }
+
+    #[inline]
+    pub(crate) fn with(slots: &'a Slots, head: &crate::root::Head) -> Result<Pin<'a>> {
+        let slot = slots.claim()?;
+        loop {
+            let epoch = slots.pin(slot, head.epoch());
+            // The ring may have turned since; then a newer epoch is there to be pinned.
+            if let Some(root) = head.root(epoch) {
+                return Ok(Pin { slots, slot, root });
+            }
+        }
+    }
+
+    /// Keeps the pin; the caller releases the slot.
+    fn into_slot(self) -> (usize, Root) {
+        let held = (self.slot, self.root);
+        std::mem::forget(self);
+        held
+    }
+}
+
+impl Drop for Pin<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.slots.release(self.slot);
+    }
+}
+
+struct Pinned {
+    core: Arc<Core>,
+    slot: usize,
+    root: Root,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // Slots are private memory: in a forked child this changes only the child's copy.
+        self.core.pins.release(self.slot);
+    }
+}
+
+/// A read-only view of all pages at one epoch. Clones share one pin; it outlives `close`.
+#[derive(Clone)]
+pub struct Snapshot(Arc<Pinned>);
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("epoch", &self.epoch()).finish_non_exhaustive()
+    }
+}
+
+impl Snapshot {
+    /// Pins the newest epoch.
+    pub(crate) fn newest(core: &Arc<Core>) -> Result<Snapshot> {
+        let (slot, root) = Pin::newest(core)?.into_slot();
+        Ok(Snapshot(Arc::new(Pinned { core: Arc::clone(core), slot, root })))
+    }
+
+    /// The newest sequenced state, which may not be published yet. Only under the sequencer's lock: nothing it
+    /// shows can be freed before that lock is given up, and the pin is on an older epoch.
+    pub(crate) fn sequenced(core: &Arc<Core>, root: &Root) -> Result<Snapshot> {
+        let slot = core.pins.claim()?;
+        core.pins.pin_at(slot, root.epoch);
+        Ok(Snapshot(Arc::new(Pinned { core: Arc::clone(core), slot, root: *root })))
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.0.core
+    }
+
+    pub(crate) fn root(&self) -> &Root {
+        &self.0.root
+    }
+
+    #[inline]
+    pub(crate) fn slot(&self, page: u64) -> Option<Slot> {
+        table::get(self.0.core.mem(), self.0.root.table, self.0.root.height, page)
+    }
+
+    pub(crate) fn slot_or_err(&self, page: u64) -> Result<Slot> {
+        self.slot(page).ok_or_else(|| apply::no_page(page))
+    }
+
+    /// The epoch that it shows.
+    pub fn epoch(&self) -> u64 {
+        self.0.root.epoch
+    }
+
+    /// When that epoch was committed: nanoseconds since 1970 UTC, 0 for the empty epoch.
+    pub fn time(&self) -> u64 {
+        self.0.root.time
+    }
+
+    /// The id that the next new page would get.
+    pub fn next_id(&self) -> u64 {
+        self.0.root.next_id
+    }
+
+    /// Number of pages.
+    pub fn page_count(&self) -> u64 {
+        self.0.root.pages
+    }
+
+    /// The page of this name.
+    pub fn find(&self, name: &str) -> Option<u64> {
+        catalog::find_page(self.0.core.mem(), &self.0.root, name)
+    }
+
+    /// The description of a page.
+    pub fn info(&self, page: u64) -> Option<PageInfo> {
+        self.slot(page).map(|slot| catalog::info(self.0.core.mem(), page, slot))
+    }
+
+    /// The descriptions of all pages, in id order.
+    pub fn infos(&self) -> Vec<PageInfo> {
+        let mem = self.0.core.mem();
+        let mut all = Vec::new();
+        table::walk(mem, self.0.root.table, self.0.root.height, &mut |id, slot| {
+            all.push(catalog::info(mem, id, slot));
+        });
+        all
+    }
+
+    /// All tags and the epochs that they name, by name.
+    pub fn tags(&self) -> Vec<(String, u64)> {
+        catalog::tags(self.0.core.mem(), &self.0.root)
+    }
+
+    /// The bytes of a page.
+    pub fn view(&self, page: u64) -> Result<View> {
+        self.0.core.check_foreign()?;
+        let slot = self.slot_or_err(page)?;
+        View::pinned(&self.0.core, page, &slot, 0, slot.len)
+    }
+
+    /// Some bytes of a page.
+    pub fn view_range(&self, page: u64, start: u64, stop: u64) -> Result<View> {
+        self.0.core.check_foreign()?;
+        View::pinned(&self.0.core, page, &self.slot_or_err(page)?, start, stop)
+    }
+
+    /// Copies bytes of a page from `offset` on into `out`.
+    pub fn read(&self, page: u64, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.0.core.check_foreign()?;
+        let slot = self.slot_or_err(page)?;
+        if offset > slot.len || out.len() as u64 > slot.len - offset {
+            return Err(apply::past_end(page, offset, out.len() as u64, slot.len));
+        }
+        page::read(self.0.core.mem(), &slot, offset, out);
+        Ok(())
+    }
+
+    /// The state hash of this epoch.
+    pub fn digest(&self) -> u128 {
+        crate::digest::state(&self.0.core, &self.0.root)
+    }
+
+    fn same_arena(&self, other: &Snapshot) -> bool {
+        Arc::ptr_eq(&self.0.core.arena, &other.0.core.arena)
+    }
+
+    /// Ids of the pages that differ in bytes, shape, name or metadata, or are on one side only; in id order.
+    pub fn changed_pages(&self, other: &Snapshot) -> Vec<u64> {
+        let (a, b) = (self.root(), other.root());
+        let mut ids = Vec::new();
+        if self.same_arena(other) {
+            let mem = self.0.core.mem();
+            table::walk_changed(mem, (a.table, a.height), (b.table, b.height), &mut |id, _, _| ids.push(id));
+        } else {
+            for snapshot in [self, other] {
+                let mem = snapshot.0.core.mem();
+                let root = snapshot.root();
+                table::walk(mem, root.table, root.height, &mut |id, _| ids.push(id));
+            }
+            ids.sort_unstable();
+            ids.dedup();
+        }
+        ids.retain(|&id| self.differs(other, id));
+        ids
+    }
+
+    fn differs(&self, other: &Snapshot, id: u64) -> bool {
+        let (Some(a), Some(b)) = (self.slot(id), other.slot(id)) else { return true };
+        let (da, db) = (Desc::at(self.0.core.mem(), a.desc), Desc::at(other.0.core.mem(), b.desc));
+        let same = a.len == b.len
+            && da.name() == db.name()
+            && da.meta() == db.meta()
+            && da.dtype() == db.dtype()
+            && da.shape().eq(db.shape())
+            && self.same_bytes(other, &a, &b);
+        !same
+    }
+
+    fn same_bytes(&self, other: &Snapshot, a: &Slot, b: &Slot) -> bool {
+        if self.same_arena(other) {
+            return page::same_range(self.0.core.mem(), a, b, 0, a.len);
+        }
+        let mut same = true;
+        page::parts(self.0.core.mem(), a, 0, a.len, &mut |at, bytes| {
+            same = same && page::equals(other.0.core.mem(), b, at, bytes);
+        });
+        same
+    }
+
+    /// Byte ranges that differ between two versions of a page, within their common length, rounded out to whole
+    /// elements.
+    pub fn diff(&self, other: &Snapshot, page: u64) -> Result<Vec<(u64, u64)>> {
+        let (a, b) = (self.slot_or_err(page)?, other.slot_or_err(page)?);
+        let itemsize = Desc::at(self.0.core.mem(), a.desc).itemsize().max(1) as usize;
+        let mut ranges = Vec::new();
+        let len = a.len.min(b.len);
+        // Steps of whole elements, so that no element is cut by a step.
+        let step = (crate::arena::BLOCK / itemsize as u64).max(1) * itemsize as u64;
+        let (mut left, mut right) = (vec![0; step as usize], vec![0; step as usize]);
+        let mut from = 0;
+        while from < len {
+            let n = step.min(len - from) as usize;
+            page::read(self.0.core.mem(), &a, from, &mut left[..n]);
+            page::read(other.0.core.mem(), &b, from, &mut right[..n]);
+            let mut found = Vec::new();
+            diff_ranges(&left[..n], &right[..n], itemsize, &mut found);
+            for (start, stop) in found {
+                push_joined(&mut ranges, from + start, from + stop);
+            }
+            from += n as u64;
+        }
+        Ok(ranges)
+    }
+}
+
+/// Appends a range, joined with the last one where they touch.
+pub(crate) fn push_joined(ranges: &mut Vec<(u64, u64)>, start: u64, stop: u64) {
+    match ranges.last_mut() {
+        Some(last) if last.1 >= start => last.1 = last.1.max(stop),
+        _ => ranges.push((start, stop)),
+    }
+}

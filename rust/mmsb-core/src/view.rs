@@ -1,0 +1,181 @@
+//! Views: bytes of one page version that never change and live as long as the view.
+//!
+//! A view of a page of one block counts on its frame, one of a larger page on (page, epoch); so one kept view holds
+//! one page's frames, not an epoch. Bytes that are not adjacent in memory are copied once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, Weak};
+
+use crate::core::{Core, lock};
+use crate::page;
+use crate::table::Slot;
+use crate::{Code, Error, Result};
+
+/// Counted versions of pages over one block, and copies of scattered ones.
+#[derive(Debug, Default)]
+pub(crate) struct LargeViews {
+    counts: Mutex<BTreeMap<u64, Vec<(u64, u32)>>>,
+    copies: Mutex<BTreeMap<u64, (u64, Weak<[u8]>)>>,
+}
+
+impl LargeViews {
+    fn retain(&self, page: u64, epoch: u64) {
+        let mut counts = lock(&self.counts);
+        let versions = counts.entry(page).or_default();
+        match versions.iter_mut().find(|(version, _)| *version == epoch) {
+            Some((_, count)) => *count += 1,
+            None => versions.push((epoch, 1)),
+        }
+    }
+
+    fn release(&self, page: u64, epoch: u64) {
+        let mut counts = lock(&self.counts);
+        let Some(versions) = counts.get_mut(&page) else { return };
+        if let Some(i) = versions.iter().position(|&(version, _)| version == epoch) {
+            versions[i].1 -= 1;
+            if versions[i].1 == 0 {
+                versions.swap_remove(i);
+            }
+        }
+        if versions.is_empty() {
+            counts.remove(&page);
+        }
+    }
+
+    /// Whether a view shows a version of the page made in `born..died`.
+    pub(crate) fn holds(&self, page: u64, born: u64, died: u64) -> bool {
+        lock(&self.counts)
+            .get(&page)
+            .is_some_and(|versions| versions.iter().any(|&(epoch, _)| born <= epoch && epoch < died))
+    }
+
+    fn copy(&self, core: &Core, page: u64, slot: &Slot) -> Arc<[u8]> {
+        let mut copies = lock(&self.copies);
+        if let Some((epoch, copy)) = copies.get(&page)
+            && *epoch == slot.epoch
+            && let Some(copy) = copy.upgrade()
+        {
+            return copy;
+        }
+        let mut copy = vec![0; slot.len as usize];
+        page::read(core.mem(), slot, 0, &mut copy);
+        let copy: Arc<[u8]> = copy.into();
+        copies.retain(|_, (_, old)| old.strong_count() > 0);
+        copies.insert(page, (slot.epoch, Arc::downgrade(&copy)));
+        copy
+    }
+}
+
+enum Hold {
+    Nothing,
+    Frame { core: Arc<Core>, frame: u64 },
+    Version { core: Arc<Core>, page: u64, epoch: u64 },
+    Copy { _bytes: Arc<[u8]> },
+}
+
+/// Read-only bytes of one page version.
+pub struct View {
+    at: *const u8,
+    len: usize,
+    epoch: u64,
+    hold: Hold,
+}
+
+#[allow(unsafe_code)]
+// SAFETY: the bytes never change while the view holds them.
+unsafe impl Send for View {}
+#[allow(unsafe_code)]
+// SAFETY: as above.
+unsafe impl Sync for View {}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View").field("len", &self.len).field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
+impl View {
+    /// The bytes `start..stop` of a page. The caller holds a pin on an epoch that shows `slot`.
+    #[inline]
+    pub(crate) fn pinned(core: &Arc<Core>, page: u64, slot: &Slot, start: u64, stop: u64) -> Result<View> {
+        if start > stop || stop > slot.len {
+            return Err(Error::new(
+                Code::PageIndex,
+                format!("bytes {start}..{stop} are not inside page {page} of {} bytes", slot.len),
+            ));
+        }
+        let (len, epoch) = ((stop - start) as usize, slot.epoch);
+        if len == 0 {
+            return Ok(View { at: std::ptr::NonNull::<u64>::dangling().as_ptr().cast(), len, epoch, hold: Hold::Nothing });
+        }
+        let mem = core.mem();
+        if page::is_one_block(slot.len) {
+            core.arena.retain(slot.data);
+            let hold = Hold::Frame { core: Arc::clone(core), frame: slot.data };
+            return Ok(View { at: mem.ptr(slot.data + start, stop - start), len, epoch, hold });
+        }
+        match page::contiguous(mem, slot, start, stop) {
+            Some(at) => {
+                core.views.retain(page, epoch);
+                let hold = Hold::Version { core: Arc::clone(core), page, epoch };
+                Ok(View { at: mem.ptr(at, stop - start), len, epoch, hold })
+            }
+            None if len as u64 == slot.len => {
+                let copy = core.views.copy(core, page, slot);
+                Ok(View { at: copy.as_ptr(), len, epoch, hold: Hold::Copy { _bytes: copy } })
+            }
+            None => {
+                let mut part = vec![0; len];
+                page::read(mem, slot, start, &mut part);
+                let part: Arc<[u8]> = part.into();
+                Ok(View { at: part.as_ptr(), len, epoch, hold: Hold::Copy { _bytes: part } })
+            }
+        }
+    }
+
+    /// Address of the first byte.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.at
+    }
+
+    /// Number of bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The bytes.
+    #[allow(unsafe_code)]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: `at` points to `len` bytes that `hold` keeps alive and unchanged.
+        unsafe { std::slice::from_raw_parts(self.at, self.len) }
+    }
+
+    /// The epoch that made these bytes.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Whether scattered blocks had to be copied.
+    pub fn is_copy(&self) -> bool {
+        matches!(self.hold, Hold::Copy { .. })
+    }
+}
+
+impl Drop for View {
+    #[inline]
+    fn drop(&mut self) {
+        match &self.hold {
+            Hold::Nothing | Hold::Copy { .. } => {}
+            // In a forked child the counts are the host's.
+            Hold::Frame { core, .. } | Hold::Version { core, .. } if core.is_foreign() => {}
+            Hold::Frame { core, frame } => core.arena.release(*frame),
+            Hold::Version { core, page, epoch } => core.views.release(*page, *epoch),
+        }
+    }
+}

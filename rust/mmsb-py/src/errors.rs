@@ -1,0 +1,66 @@
+//! Errors of the core as Python exceptions.
+//!
+//! The classes live in Python (`mmsb.errors`); its function `make` builds them, so that code, message and place are
+//! attached in one way whoever raises.
+
+use mmsb_core::{Code, Error};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
+
+/// The exception for an error of the core.
+#[cold]
+pub(crate) fn raise(py: Python<'_>, error: Error) -> PyErr {
+    match exception(py, &error) {
+        Ok(made) => PyErr::from_value(made),
+        Err(failed) => {
+            let plain = format!("{} [{}]", error.message, error.code.as_str());
+            let plain = PyRuntimeError::new_err(plain);
+            plain.set_cause(py, Some(failed));
+            plain
+        }
+    }
+}
+
+/// An exception with a code and a message and no place.
+#[cold]
+pub(crate) fn new(py: Python<'_>, code: Code, message: impl Into<String>) -> PyErr {
+    raise(py, Error::new(code, message))
+}
+
+/// A value is wrong.
+#[cold]
+pub(crate) fn argument(py: Python<'_>, message: impl Into<String>) -> PyErr {
+    new(py, Code::Argument, message)
+}
+
+/// No page has this id.
+#[cold]
+pub(crate) fn no_page(id: u64) -> Error {
+    Error::new(Code::PageNotFound, format!("there is no page {id}; it was deleted or never made"))
+}
+
+fn exception<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyAny>> {
+    static MAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let make = MAKE.import(py, "mmsb.errors", "make")?;
+    let detail = PyDict::new(py);
+    let place = &error.detail;
+    if let Some(file) = &place.file {
+        detail.set_item(intern!(py, "file"), file.as_os_str())?;
+    }
+    if let Some(offset) = place.offset {
+        detail.set_item(intern!(py, "offset"), offset)?;
+    }
+    if let Some(epoch) = place.epoch {
+        detail.set_item(intern!(py, "epoch"), epoch)?;
+    }
+    if let Some(errno) = place.errno {
+        detail.set_item(intern!(py, "errno"), errno)?;
+    }
+    if let Some(pid) = place.pid {
+        detail.set_item(intern!(py, "pid"), pid)?;
+    }
+    make.call1((error.code.class(), error.code.as_str(), &error.message, detail))
+}

@@ -1,0 +1,115 @@
+"""Fixtures, Hypothesis profiles and the leak check that all tests share."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import mmsb
+import pytest
+from hypothesis import HealthCheck, settings
+
+_CALM = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+settings.register_profile(
+    "dev", max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=_CALM
+)
+settings.register_profile(
+    "ci",
+    max_examples=80,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=_CALM,
+    print_blob=True,
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+_PASSED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Tell the leak check whether the test passed: a failed one keeps its frames alive."""
+    report = yield
+    if call.when == "call":
+        item.stash[_PASSED] = report.passed
+    return report
+
+
+def open_files() -> dict[int, str]:
+    """The descriptors of this process and what they stand for."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue  # the descriptor that listed the directory
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_leak(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that passes leaves no descriptor behind."""
+    gc.collect()
+    before = open_files()
+    yield
+    if not request.node.stash.get(_PASSED, False):
+        return
+    until = time.monotonic() + 5
+    while True:
+        gc.collect()
+        left = {fd: to for fd, to in open_files().items() if before.get(fd) != to}
+        if not left or time.monotonic() > until:
+            break
+        time.sleep(0.02)  # a helper thread of the bus may still be closing its file
+    assert not left, f"descriptors left open: {left}"
+
+
+@pytest.fixture(params=["memory", "directory"])
+def bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[mmsb.Bus]:
+    """A fresh bus of either kind."""
+    made = mmsb.Bus() if request.param == "memory" else mmsb.create(tmp_path / "s", durability="os")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def mem() -> Iterator[mmsb.Bus]:
+    """A fresh bus in memory, for what does not depend on the kind."""
+    with mmsb.Bus() as made:
+        yield made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A path at which there is no store yet."""
+    return tmp_path / "store.mmsb"
+
+
+Runner = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def python() -> Runner:
+    """Run code in a fresh interpreter; ``check=False`` lets it fail."""
+
+    def run(code: str, *args: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, args)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=Path(__file__).parent,
+        )
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return run

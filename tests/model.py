@@ -1,0 +1,541 @@
+"""The oracle: what a bus must hold, kept in plain Python, and the one alphabet of operations.
+
+A `Model` keeps a frozen `State` per epoch. An operation is a small dataclass that says what it does
+to a `Draft` (`apply`) and how it is asked of a bus (`on_bus`) or of a transaction (`on_tx`); so
+every test that draws operations runs all of them, and a new operation is added in one place.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mmsb
+import numpy as np
+import numpy.typing as npt
+
+Meta = dict[str, Any]
+
+
+def canonical(meta: Mapping[str, Any] | None) -> str:
+    """Canonical JSON, so that metadata compare as text."""
+    return json.dumps(dict(meta or {}), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Page:
+    """One version of one page."""
+
+    name: str | None
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    data: bytes
+    meta: str
+    epoch: int
+
+    def array(self) -> npt.NDArray[Any]:
+        """The bytes as an array of their own."""
+        return np.ndarray(self.shape, self.dtype, buffer=bytearray(self.data))
+
+    def row_bytes(self) -> int:
+        """Bytes of one step along the first axis."""
+        return self.dtype.itemsize * math.prod(self.shape[1:])
+
+    def same_content(self, other: Page | None) -> bool:
+        """Equal in all but the epoch."""
+        return other is not None and replace(self, epoch=0) == replace(other, epoch=0)
+
+
+@dataclass
+class State:
+    """All pages and tags of one epoch."""
+
+    pages: dict[int, Page]
+    tags: dict[str, int]
+    next_id: int
+
+    def copy(self) -> State:
+        """A copy that may be changed: pages themselves are frozen."""
+        return State(dict(self.pages), dict(self.tags), self.next_id)
+
+    def key(self) -> tuple[Any, ...]:
+        """What the digest covers."""
+        return tuple(
+            (i, p.name, p.dtype.str, str(p.dtype.descr), p.shape, p.data, p.meta)
+            for i, p in sorted(self.pages.items())
+        )
+
+    def named(self) -> dict[str, int]:
+        """Names and ids, in id order."""
+        return {p.name: i for i, p in sorted(self.pages.items()) if p.name is not None}
+
+
+class Model:
+    """The states of a bus from its first epoch to its newest."""
+
+    def __init__(self, first_epoch: int = 0, state: State | None = None) -> None:
+        self.first = first_epoch
+        self.states = [state.copy() if state else State({}, {}, 1)]
+        self.commits: dict[int, tuple[str | None, Meta]] = {}
+
+    @property
+    def epoch(self) -> int:
+        """The newest epoch."""
+        return self.first + len(self.states) - 1
+
+    @property
+    def head(self) -> State:
+        """The newest state."""
+        return self.states[-1]
+
+    def at(self, epoch: int) -> State:
+        """The state of one epoch."""
+        return self.states[epoch - self.first]
+
+    def commit(
+        self, draft: State, source: str | None = None, meta: Meta | None = None
+    ) -> tuple[int, bool]:
+        """Publish a draft as a bus does: what changes nothing makes no epoch unless it has meta."""
+        head, epoch = self.head, self.epoch + 1
+        pages = {}
+        for i, page in draft.pages.items():
+            old = head.pages.get(i)
+            pages[i] = old if old and page.same_content(old) else replace(page, epoch=epoch)
+        tags = {name: (epoch if at < 0 else at) for name, at in draft.tags.items()}
+        if pages == head.pages and tags == head.tags and not meta:
+            return self.epoch, False
+        self.states.append(State(pages, tags, draft.next_id))
+        self.commits[epoch] = (source, dict(meta or {}))
+        return epoch, True
+
+    def restored(self, epoch: int) -> State:
+        """The draft of a restore: the pages of then, the tags and the id counter of now."""
+        return State(dict(self.at(epoch).pages), dict(self.head.tags), self.head.next_id)
+
+    def fork(self, epoch: int) -> Model:
+        """The model of a fork made at an epoch."""
+        return Model(epoch, self.at(epoch))
+
+    def history(
+        self, page: int, rows: slice, since: int, until: int
+    ) -> list[tuple[int, tuple[int, ...], bytes]]:
+        """(epoch, shape, bytes) for each commit that changed what the slice names."""
+        found, last = [], None
+        for epoch in range(self.first, min(until, self.epoch) + 1):
+            held = self.at(epoch).pages.get(page)
+            value = None
+            if held is not None:
+                part = held.array()[rows]
+                value = (part.shape, part.tobytes())
+            if value is not None and value != last and epoch >= since and epoch > self.first:
+                found.append((epoch, *value))
+            last = value
+        return found
+
+    def diff(self, a: int, b: int) -> list[tuple[int, str]]:
+        """(page, change) for each page that differs, in id order."""
+        old, new = self.at(a).pages, self.at(b).pages
+        found = []
+        for i in sorted(old.keys() | new.keys()):
+            p, q = old.get(i), new.get(i)
+            change = None
+            if p is None:
+                change = "created"
+            elif q is None:
+                change = "deleted"
+            elif p.shape != q.shape:
+                change = "resized"
+            elif p.data != q.data:
+                change = "changed"
+            elif p.name != q.name:
+                change = "renamed"
+            elif p.meta != q.meta:
+                change = "meta"
+            if change:
+                found.append((i, change))
+        return found
+
+
+def changed_ranges(a: bytes, b: bytes, itemsize: int) -> list[tuple[int, int]]:
+    """Byte ranges of whole elements that differ, adjacent ones joined: element by element."""
+    found: list[tuple[int, int]] = []
+    for start in range(0, len(a), itemsize):
+        stop = start + itemsize
+        if a[start:stop] == b[start:stop]:
+            continue
+        if found and found[-1][1] == start:
+            found[-1] = (found[-1][0], stop)
+        else:
+            found.append((start, stop))
+    return found
+
+
+# --- the alphabet -----------------------------------------------------------------------------
+
+
+class Refused(Exception):
+    """The operation must be refused with this class of error."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        super().__init__(error.__name__)
+        self.error = error
+
+
+def _page(draft: State, page: int) -> Page:
+    if page not in draft.pages:
+        raise Refused(mmsb.PageNotFoundError)
+    return draft.pages[page]
+
+
+def _free(draft: State, name: str | None, page: int | None = None) -> None:
+    if name is not None and draft.named().get(name, page) != page:
+        raise Refused(mmsb.PageExistsError)
+
+
+def _cut(data: bytes, into: Page, start: int, new: bytes) -> Page:
+    assert start + len(new) <= len(data)
+    return replace(into, data=data[:start] + new + data[start + len(new) :])
+
+
+@dataclass(frozen=True)
+class Create:
+    """A new page, raw when dtype is None."""
+
+    name: str | None
+    dtype: Any
+    shape: tuple[int, ...]
+    data: bytes | None
+    meta: str
+
+    def apply(self, draft: State) -> None:
+        _free(draft, self.name)
+        dtype = np.dtype(self.dtype or "u1")
+        nbytes = dtype.itemsize * math.prod(self.shape)
+        data = bytes(nbytes) if self.data is None else self.data
+        draft.pages[draft.next_id] = Page(self.name, dtype, self.shape, data, self.meta, 0)
+        draft.next_id += 1
+
+    def _make(self, to: Any) -> Any:
+        meta = json.loads(self.meta)
+        if self.dtype is None:
+            if self.data is not None:
+                return to.create_page(self.name, data=self.data, meta=meta)
+            return to.create_page(self.name, size=self.shape[0], meta=meta)
+        data = None
+        if self.data is not None:
+            data = np.ndarray(self.shape, np.dtype(self.dtype), buffer=bytearray(self.data))
+        return to.create_page(self.name, shape=self.shape, dtype=self.dtype, data=data, meta=meta)
+
+    def on_bus(self, bus: Any) -> int:
+        return int(self._make(bus).epoch)
+
+    def on_tx(self, tx: Any, bus: Any) -> None:
+        self._make(tx)
+
+
+@dataclass(frozen=True)
+class Write:
+    """New bytes for rows [start, stop) of a page, or for all of it when start is None."""
+
+    page: int
+    start: int | None
+    stop: int
+    data: bytes
+
+    def apply(self, draft: State) -> None:
+        page = _page(draft, self.page)
+        at = 0 if self.start is None else self.start * page.row_bytes()
+        draft.pages[self.page] = _cut(page.data, page, at, self.data)
+
+    def _value(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        rows = shape if self.start is None else (self.stop - self.start, *shape[1:])
+        return np.ndarray(rows, dtype, buffer=bytearray(self.data))
+
+    def on_bus(self, bus: Any) -> int:
+        page = bus[self.page]
+        value = self._value(page.shape, page.dtype)
+        if self.start is None:
+            return int(page.write(value))
+        page[self.start : self.stop] = value
+        return int(bus.epoch)
+
+    def on_tx(self, tx: Any, bus: Any) -> None:
+        held = tx.read(self.page)
+        value = self._value(held.shape, held.dtype)
+        if self.start is None:
+            tx.write(self.page, value)
+        else:
+            tx.write(self.page, np.s_[self.start : self.stop], value)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """The same through `tx.edit`: only in a transaction does it differ from `Write`."""
+
+    page: int
+    start: int | None
+    stop: int
+    data: bytes
+
+    def apply(self, draft: State) -> None:
+        Write(self.page, self.start, self.stop, self.data).apply(draft)
+
+    def on_bus(self, bus: Any) -> int:
+        with bus.transaction() as tx:
+            self.on_tx(tx, bus)
+        return int(tx.epoch)
+
+    def on_tx(self, tx: Any, bus: Any) -> None:
+        if self.start is None:
+            array = tx[self.page]
+        else:
+            array = tx.edit(self.page, np.s_[self.start : self.stop])
+        array[...] = np.ndarray(array.shape, array.dtype, buffer=bytearray(self.data))
+
+
+@dataclass(frozen=True)
+class Append:
+    """Rows at the end."""
+
+    page: int
+    rows: int
+    data: bytes
+
+    def apply(self, draft: State) -> None:
+        page = _page(draft, self.page)
+        shape = (page.shape[0] + self.rows, *page.shape[1:])
+        draft.pages[self.page] = replace(page, shape=shape, data=page.data + self.data)
+
+    def on_bus(self, bus: Any) -> int:
+        page = bus[self.page]
+        shape = (self.rows, *page.shape[1:])
+        return int(page.append(np.ndarray(shape, page.dtype, buffer=bytearray(self.data))))
+
+    def on_tx(self, tx: Any, bus: Any) -> None:
+        held = tx.read(self.page)
+        shape = (self.rows, *held.shape[1:])
+        first = tx.append(self.page, np.ndarray(shape, held.dtype, buffer=bytearray(self.data)))
+        assert first == held.shape[0]
+
+
+@dataclass(frozen=True)
+class Resize:
+    """A new length of the first axis."""
+
+    page: int
+    rows: int
+
+    def apply(self, draft: State) -> None:
+        page = _page(draft, self.page)
+        nbytes = self.rows * page.row_bytes()
+        data = page.data[:nbytes] + bytes(max(0, nbytes - len(page.data)))
+        draft.pages[self.page] = replace(page, shape=(self.rows, *page.shape[1:]), data=data)
+
+    def on_bus(self, bus: Any) -> int:
+        page = bus[self.page]
+        return int(page.resize((self.rows, *page.shape[1:])))
+
+    def on_tx(self, tx: Any, bus: Any) -> None:
+        tx.resize(self.page, (self.rows, *tx.read(self.page).shape[1:]))
+
+
+@dataclass(frozen=True)
+class Rename:
+    """Another name."""
+
+    page: int
+    name: str
+
+    def apply(self, draft: State) -> None:
+        page = _page(draft, self.page)
+        _free(draft, self.name, self.page)
+        draft.pages[self.page] = replace(page, name=self.name)
+
+    def on_bus(self, bus: Any) -> int:
+        return int(bus[self.page].rename(self.name))
+
+    def on_tx(self, tx: Any, bus: Any) -> None:
+        tx.rename(self.page, self.name)
+
+
+@dataclass(frozen=True)
+class SetMeta:
+    """Other metadata."""
+
+    page: int
+    meta: str
+
+    def apply(self, draft: State) -> None:
+        draft.pages[self.page] = replace(_page(draft, self.page), meta=self.meta)
+
+    def on_bus(self, bus: Any) -> int:
+        return int(bus[self.page].set_meta(json.loads(self.meta)))
+
+    def on_tx(self, tx: Any, bus: Any) -> None:
+        tx.set_meta(self.page, json.loads(self.meta))
+
+
+@dataclass(frozen=True)
+class Delete:
+    """The page goes, its id is never given again."""
+
+    page: int
+
+    def apply(self, draft: State) -> None:
+        _page(draft, self.page)
+        del draft.pages[self.page]
+
+    def on_bus(self, bus: Any) -> int:
+        return int(bus[self.page].delete())
+
+    def on_tx(self, tx: Any, bus: Any) -> None:
+        tx.delete(self.page)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A delta: dense, sparse or from a byte mask."""
+
+    page: int
+    kind: str
+    chunks: tuple[tuple[int, bytes], ...]
+
+    def apply(self, draft: State) -> None:
+        page = _page(draft, self.page)
+        for at, data in self.chunks:
+            page = _cut(page.data, page, at, data)
+        draft.pages[self.page] = page
+
+    def delta(self, page: Any, nbytes: int) -> Any:
+        """The delta as the public constructors make it."""
+        if self.kind == "dense":
+            return mmsb.Delta.dense(page, self.chunks[0][1])
+        if self.kind == "sparse":
+            offsets = [at for at, _ in self.chunks]
+            return mmsb.Delta.sparse(page, offsets, [data for _, data in self.chunks])
+        mask, data = bytearray(nbytes), bytearray(nbytes)
+        for at, new in self.chunks:
+            mask[at : at + len(new)] = b"\1" * len(new)
+            data[at : at + len(new)] = new
+        return mmsb.Delta.from_mask(page, bytes(mask), bytes(data))
+
+    def on_bus(self, bus: Any) -> int:
+        with bus.transaction() as tx:
+            self.on_tx(tx, bus)
+        return int(tx.epoch)
+
+    def on_tx(self, tx: Any, bus: Any) -> None:
+        tx.apply(self.delta(bus[self.page], bus[self.page].nbytes))
+
+
+@dataclass(frozen=True)
+class WriteMany:
+    """Many small byte ranges of equal length in one commit."""
+
+    writes: tuple[tuple[int, int, bytes], ...]
+
+    def apply(self, draft: State) -> None:
+        for page, at, data in self.writes:
+            held = _page(draft, page)
+            draft.pages[page] = _cut(held.data, held, at, data)
+
+    def on_bus(self, bus: Any) -> int:
+        width = len(self.writes[0][2])
+        rows = np.frombuffer(b"".join(d for *_, d in self.writes), np.uint8)
+        ids = np.array([p for p, *_ in self.writes], np.uint64)
+        offsets = np.array([o for _, o, _ in self.writes], np.uint64)
+        return int(bus.write_many(ids, offsets, rows.reshape(-1, width)))
+
+    def on_tx(self, tx: Any, bus: Any) -> None:
+        for page, at, data in self.writes:
+            tx.apply(mmsb.Delta.sparse(bus[page], [at], [data]))
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A name for an epoch; None: the one that this commit makes."""
+
+    name: str
+    epoch: int | None
+    move: bool = False
+
+    def apply(self, draft: State) -> None:
+        if self.name in draft.tags and not self.move:
+            raise Refused(mmsb.TagExistsError)
+        draft.tags[self.name] = -1 if self.epoch is None else self.epoch
+
+    def on_bus(self, bus: Any) -> int:
+        return int(bus.tag(self.name, self.epoch, move=self.move))
+
+    def on_tx(self, tx: Any, bus: Any) -> None:
+        tx.tag(self.name)
+
+
+@dataclass(frozen=True)
+class Untag:
+    """The tag goes."""
+
+    name: str
+
+    def apply(self, draft: State) -> None:
+        if self.name not in draft.tags:
+            raise Refused(mmsb.TagNotFoundError)
+        del draft.tags[self.name]
+
+    def on_bus(self, bus: Any) -> int:
+        return int(bus.untag(self.name))
+
+    def on_tx(self, tx: Any, bus: Any) -> None:
+        raise NotImplementedError
+
+
+# --- comparing --------------------------------------------------------------------------------
+
+
+def same(array: npt.NDArray[Any], page: Page) -> None:
+    """The array shows the page, bit for bit, and cannot be written."""
+    assert (array.shape, array.dtype) == (page.shape, page.dtype)
+    assert array.tobytes() == page.data
+    assert not array.flags.writeable
+
+
+def check_snapshot(snap: Any, state: State, epoch: int) -> None:
+    """Every page, name, shape, dtype, metadata and epoch that a snapshot shows."""
+    assert snap.epoch == epoch
+    assert len(snap.pages) == len(state.pages)
+    assert [p.id for p in snap.pages] == sorted(state.pages)
+    for seen in snap.pages:
+        page = state.pages[seen.id]
+        assert (seen.name, seen.shape, seen.dtype) == (page.name, page.shape, page.dtype)
+        assert (seen.nbytes, seen.location) == (len(page.data), "cpu")
+        assert (seen.epoch, canonical(seen.meta)) == (page.epoch, page.meta)
+        same(snap[seen.id], page)
+    named = state.named()
+    assert list(snap) == list(named)
+    for name, i in named.items():
+        assert snap[name].tobytes() == state.pages[i].data
+
+
+def check_bus(bus: Any, model: Model) -> None:
+    """The newest state through the bus itself."""
+    state = model.head
+    assert bus.epoch == model.epoch
+    assert dict(bus.tags) == state.tags
+    assert [p.id for p in bus.pages] == sorted(state.pages)
+    assert list(bus) == list(state.named())
+    for handle in bus.pages:
+        page = state.pages[handle.id]
+        assert (handle.name, handle.shape, handle.dtype) == (page.name, page.shape, page.dtype)
+        assert (handle.nbytes, handle.epoch) == (len(page.data), page.epoch)
+        assert canonical(handle.meta) == page.meta
+        same(handle.read(), page)
+
+
+def check_all_epochs(bus: Any, model: Model) -> None:
+    """Time travel to every epoch."""
+    for epoch in range(model.first, model.epoch + 1):
+        with bus.snapshot(epoch) as snap:
+            check_snapshot(snap, model.at(epoch), epoch)

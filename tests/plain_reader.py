@@ -1,0 +1,325 @@
+"""A reader of a store in plain Python, written from FORMAT.md alone.
+
+It decodes meta slots, log and checkpoints, checks every checksum, and replays the log into states,
+so that what FORMAT.md says can be compared with what the library does. It shares no code with it.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from xxhash import xxh3_64_intdigest, xxh3_128_digest, xxh3_128_intdigest
+
+BLOCK = 16384
+HEADER = 4096
+MASK = (1 << 64) - 1
+SEGMENT_MAGIC = b"\x89MMSB log\r\n\x1a\n\0\xb5\xff"
+META_MAGIC = b"\x89MMSB met\r\n\x1a\n\0\xb5\xff"
+CHECKPOINT_MAGIC = b"\x89MMSBcheck\r\n\x1a\n\0"
+COMMIT, MARK, SEAL = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Page:
+    """One version of a page."""
+
+    name: str
+    dtype: str
+    itemsize: int
+    shape: tuple[int, ...]
+    meta: str
+    location: int
+    data: bytes
+
+
+@dataclass
+class State:
+    """Everything that an epoch holds."""
+
+    epoch: int = 0
+    time: int = 0
+    next_id: int = 1
+    pages: dict[int, Page] = field(default_factory=dict)
+    tags: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A commit, a checkpoint mark or a seal."""
+
+    kind: int
+    epoch: int
+    time: int
+    source: str | None
+    meta: str | None
+    ops: bytes
+    offset: int
+    size: int
+
+
+class Fields:
+    """Takes values off the front of bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def bytes(self, n: int) -> bytes:
+        assert self.at + n <= len(self.data), "cut short"
+        self.at += n
+        return self.data[self.at - n : self.at]
+
+    def varint(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self.bytes(1)[0]
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+
+    def text(self) -> str:
+        return self.bytes(self.varint()).decode()
+
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.varint() for _ in range(self.varint()))
+
+    def rest(self) -> bytes:
+        return self.bytes(len(self.data) - self.at)
+
+    def __bool__(self) -> bool:
+        return self.at < len(self.data)
+
+
+def _checked(data: bytes, magic: bytes) -> None:
+    assert data[:16] == magic
+    assert xxh3_64_intdigest(data[:-8]) == int.from_bytes(data[-8:], "little")
+    major, _, _, required, _ = struct.unpack_from("<HHIQQ", data, 16)
+    assert (major, required) == (1, 0)
+
+
+def with_format(
+    data: bytes, major: int | None = None, required: int | None = None, optional: int | None = None
+) -> bytes:
+    """The bytes of a segment whose header claims another version, with its checksum right."""
+    head = bytearray(data[:HEADER])
+    for value, at, code in ((major, 16, "<H"), (required, 24, "<Q"), (optional, 32, "<Q")):
+        if value is not None:
+            struct.pack_into(code, head, at, value)
+    struct.pack_into("<Q", head, HEADER - 8, xxh3_64_intdigest(bytes(head[:-8])))
+    return bytes(head) + data[HEADER:]
+
+
+# --- the log ------------------------------------------------------------------------------------
+
+
+def read_segment(path: Path, chain: int | None) -> tuple[list[Record], int, dict[str, Any]]:
+    """The records of a segment, the chain value after them, and the header's fields."""
+    data = path.read_bytes()
+    head = data[:HEADER]
+    _checked(head, SEGMENT_MAGIC)
+    names = ("seq", "first_epoch", "base_time", "chain", "durable_seq", "durable_offset")
+    info: dict[str, Any] = dict(zip(names, struct.unpack_from("<6Q", head, 72), strict=True))
+    info["uuid"], salt = head[40:56], struct.unpack_from("<2Q", head, 56)
+    assert not any(head[120 : HEADER - 8])
+    assert path.name == f"{info['seq']:016x}-{info['first_epoch']:016x}.mlog"
+    assert chain is None or info["chain"] == chain
+    chain = info["chain"]
+    records = []
+    at, epoch = HEADER, info["first_epoch"] - 1
+    while at < len(data):
+        if not any(data[at : at + 32]):
+            assert not any(data[at:]), "after the last record come zeros only"
+            break
+        seed = ((salt[0] + at * 0x9E3779B97F4A7C15) & MASK) ^ salt[1]
+        body, check, kind, flags = struct.unpack_from("<QIBB", data, at)
+        length = int.from_bytes(data[at + 14 : at + 20], "little")
+        low, stored_chain = struct.unpack_from("<IQ", data, at + 20)
+        end = at + 32 + length
+        assert check == (xxh3_64_intdigest(data[at + 12 : at + 32]) ^ seed) & 0xFFFFFFFF
+        assert body == xxh3_64_intdigest(data[at + 8 : end]) ^ seed
+        assert stored_chain == chain
+        size = -(-(32 + length) // 8) * 8
+        assert not any(data[end : at + size])
+        fields = Fields(data[at + 32 : end])
+        time, source, meta = 0, None, None
+        if flags & 1:
+            assert 0 <= fields.varint() <= at
+        if kind == COMMIT:
+            epoch += 1
+            time = info["base_time"] + fields.varint()
+            source = fields.text() if flags & 2 else None
+            meta = fields.text() if flags & 4 else None
+        assert low == epoch & 0xFFFFFFFF
+        records.append(Record(kind, epoch, time, source, meta, fields.rest(), at, size))
+        chain = xxh3_64_intdigest(struct.pack("<QQ", chain, body))
+        at += size
+    return records, chain, info
+
+
+def read_log(store: Path) -> list[Record]:
+    """All records of a store in order, the chain checked from segment to segment."""
+    records: list[Record] = []
+    chain, uuid = 0, None
+    for seq, path in enumerate(sorted((store / "log").glob("*.mlog"))):
+        found, chain, info = read_segment(path, chain)
+        assert info["seq"] == seq and uuid in (None, info["uuid"])
+        uuid = info["uuid"]
+        records += found
+    commits = [r.epoch for r in records if r.kind == COMMIT]
+    assert commits == list(range(1, len(commits) + 1))
+    return records
+
+
+def apply(state: State, record: Record) -> State:
+    """The state after a commit."""
+    out = State(record.epoch, record.time, state.next_id, dict(state.pages), dict(state.tags))
+    ops = Fields(record.ops)
+    while ops:
+        kind = ops.bytes(1)[0]
+        if kind == 7:
+            name = ops.text()
+            out.tags[name] = ops.varint() if ops.bytes(1)[0] else record.epoch
+            ops.bytes(1)
+            continue
+        if kind == 8:
+            del out.tags[ops.text()]
+            continue
+        i = ops.varint()
+        if kind == 1:
+            name, dtype, itemsize, shape = ops.text(), ops.text(), ops.varint(), ops.shape()
+            nbytes, meta, location = ops.varint(), ops.text(), ops.bytes(1)[0]
+            out.pages[i] = Page(name, dtype, itemsize, shape, meta, location, bytes(nbytes))
+            out.next_id = max(out.next_id, i + 1)
+        elif kind == 2:
+            del out.pages[i]
+        elif kind == 3:
+            out.pages[i] = replace(out.pages[i], name=ops.text())
+        elif kind == 4:
+            out.pages[i] = replace(out.pages[i], meta=ops.text())
+        elif kind == 5:
+            shape, nbytes = ops.shape(), ops.varint()
+            data = out.pages[i].data[:nbytes].ljust(nbytes, b"\0")
+            out.pages[i] = replace(out.pages[i], shape=shape, data=data)
+        else:
+            assert kind == 6, f"unknown operation {kind}"
+            offset, length = ops.varint(), ops.varint()
+            data = bytearray(out.pages[i].data)
+            assert offset + length <= len(data)
+            data[offset : offset + length] = ops.bytes(length)
+            out.pages[i] = replace(out.pages[i], data=bytes(data))
+    return out
+
+
+def replay(records: list[Record]) -> list[State]:
+    """The state of every epoch."""
+    states = [State()]
+    for record in records:
+        if record.kind == COMMIT:
+            states.append(apply(states[-1], record))
+    return states
+
+
+# --- meta slots and checkpoints -----------------------------------------------------------------
+
+
+def read_meta(store: Path) -> dict[str, Any]:
+    """The newest meta slot."""
+    slots = []
+    for name in ("meta-0", "meta-1"):
+        path = store / name
+        if not path.exists():
+            continue
+        data = path.read_bytes()
+        assert len(data) == 4096 and not any(data[128:])
+        _checked(data[:128], META_MAGIC)
+        names = ("generation", "durable_seq", "durable_offset", "durable_epoch", "durability")
+        values = struct.unpack_from("<4QB", data, 56)
+        slots.append({"uuid": data[40:56], **dict(zip(names, values, strict=True))})
+    return max(slots, key=lambda slot: slot["generation"])
+
+
+def read_checkpoint(path: Path) -> tuple[State, str, dict[int, tuple[int, int]]]:
+    """The state, its digest, and the epochs of the bytes and the description of each page."""
+    data = path.read_bytes()
+    head = data[:HEADER]
+    _checked(head, CHECKPOINT_MAGIC)
+    words = struct.unpack_from("<8Q", head, 56)
+    epoch, time, next_id, pages, tags, index_at, index_len, size = words
+    assert index_at + index_len == size == len(data)
+    assert path.name == f"{epoch:016x}.ckpt"
+    assert not any(head[152 : HEADER - 8])
+    index = data[index_at:]
+    assert xxh3_128_intdigest(index) == int.from_bytes(head[120:136], "little")
+    digest = int.from_bytes(head[136:152], "little")
+    state, epochs, fields = State(epoch, time, next_id), {}, Fields(index)
+    used = bytearray(index_at)
+    used[:HEADER] = b"\1" * HEADER
+    for _ in range(pages):
+        i, name, dtype, itemsize = fields.varint(), fields.text(), fields.text(), fields.varint()
+        shape, nbytes, meta = fields.shape(), fields.varint(), fields.text()
+        location = fields.bytes(1)[0]
+        epochs[i] = (fields.varint(), fields.varint())
+        at = fields.varint()
+        for start in range(0, nbytes, BLOCK):
+            block = data[at + start : at + min(nbytes, start + BLOCK)]
+            assert xxh3_128_intdigest(block) == int.from_bytes(fields.bytes(16), "little")
+        used[at : at + nbytes] = b"\1" * nbytes
+        content = data[at : at + nbytes]
+        state.pages[i] = Page(name, dtype, itemsize, shape, meta, location, content)
+    for _ in range(tags):
+        name = fields.text()
+        state.tags[name] = fields.varint()
+    assert not fields and len(used) == index_at
+    assert not any(b for b, u in zip(data, used, strict=False) if not u), "padding is zero"
+    return state, f"{digest:032x}", epochs
+
+
+# --- the digest ---------------------------------------------------------------------------------
+
+
+def _hash(data: bytes) -> bytes:
+    """XXH3-128 as 16 little-endian bytes; the library of that name gives them big-endian."""
+    return xxh3_128_digest(data)[::-1]
+
+
+def _bytes_hash(data: bytes) -> bytes:
+    if len(data) <= BLOCK:
+        return _hash(data)
+    level = [_hash(data[i : i + BLOCK]) for i in range(0, len(data), BLOCK)]
+    while len(level) > 1:
+        level = [_hash(b"".join(level[i : i + 32])) for i in range(0, len(level), 32)]
+    return level[0]
+
+
+def _page_hash(page: Page) -> bytes:
+    text = b""
+    for part in (page.name, page.dtype, page.meta):
+        raw = part.encode()
+        text += struct.pack("<Q", len(raw)) + raw
+    text += struct.pack("<3Q", page.location, page.itemsize, len(page.shape))
+    text += struct.pack(f"<{len(page.shape)}Q", *page.shape)
+    return _hash(text + struct.pack("<Q", len(page.data)) + _bytes_hash(page.data))
+
+
+def digest(state: State) -> str:
+    """The digest of a state, as `bus.digest()` writes it."""
+    # Leaves of 16 ids: (id, hash) of each page; above them nodes of 32: (place, hash) each.
+    level: dict[int, list[tuple[int, bytes]]] = {}
+    for i, page in sorted(state.pages.items()):
+        level.setdefault(i >> 4, []).append((i, _page_hash(page)))
+    pages = bytes(16)
+    while level:
+        hashed = {
+            at: _hash(b"".join(struct.pack("<Q", n) + h for n, h in children))
+            for at, children in level.items()
+        }
+        if list(hashed) == [0]:
+            pages = hashed[0]
+            break
+        level = {}
+        for at, h in hashed.items():
+            level.setdefault(at >> 5, []).append((at & 31, h))
+    return _hash(b"mmsb state 1" + pages + bytes(16))[::-1].hex()

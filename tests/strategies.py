@@ -1,0 +1,145 @@
+"""Hypothesis strategies that draw operations of `model` which fit a given state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from model import (
+    Append,
+    Create,
+    Delete,
+    Edit,
+    Model,
+    Page,
+    Patch,
+    Rename,
+    Resize,
+    SetMeta,
+    State,
+    Tag,
+    Untag,
+    Write,
+    WriteMany,
+)
+
+Draw = Callable[..., Any]
+
+NAMES = st.sampled_from(["a", "b", "pos", "vel/x", "Ä", "name with space"])
+TAGS = st.sampled_from(["start", "best", "t3"])
+METAS = st.sampled_from(["{}", '{"step":7}', '{"a":[1,null,"x"],"b":{"c":0.5}}', '{"unit":"µm"}'])
+RECORD = np.dtype([("id", "<i4"), ("at", "<f8", (2,))])
+DTYPES: list[Any] = [None, "u1", "<i4", "<f8", ">i2", "<M8[ns]", "S3", "?", "<c8", RECORD]
+# Small pages, pages of one element and none, and a page of several blocks that are not whole.
+RAW_SIZES = st.sampled_from([0, 1, 7, 64, 4096, 16384, 16385, 50_000])
+SHAPES = st.sampled_from([(), (0,), (1,), (5,), (3, 2), (0, 4), (2, 0), (2, 3, 2), (2100, 3)])
+
+
+def content(seed: int, nbytes: int, dtype: Any = None) -> bytes:
+    """Bytes from a seed; seed 0 is zeros, so that writes that change nothing occur."""
+    if seed == 0:
+        return bytes(nbytes)
+    data = np.random.default_rng(seed).bytes(nbytes)
+    if dtype is not None and np.dtype(dtype) == np.bool_:
+        return bytes(b & 1 for b in data)
+    return data
+
+
+SEEDS = st.integers(0, 6)
+
+
+@st.composite
+def creates(draw: Draw) -> Create:
+    """A new page of any kind."""
+    dtype = draw(st.sampled_from(DTYPES))
+    shape = draw(SHAPES) if dtype is not None else (draw(RAW_SIZES),)
+    nbytes = np.dtype(dtype or "u1").itemsize * math.prod(shape)
+    data = content(draw(SEEDS), nbytes, dtype) if draw(st.booleans()) else None
+    return Create(draw(st.none() | NAMES), dtype, shape, data, draw(METAS))
+
+
+@st.composite
+def operations(draw: Draw, model: Model, draft: State, transaction: bool) -> Any:
+    """An operation on the draft; names and tags may be taken, so some must be refused.
+
+    Deltas are checked against the page of the bus when they are made, so inside a transaction they
+    go only to pages that have still the size they have there.
+    """
+    pages = sorted(draft.pages)
+    steady = [
+        i
+        for i in pages
+        if i in model.head.pages
+        and len(draft.pages[i].data) == len(model.head.pages[i].data)
+        and draft.pages[i].dtype != np.bool_
+    ]
+    kinds = ["create", "tag", "tag"]
+    if pages:
+        kinds += ["write", "write", "part", "part", "edit", "append", "append", "resize"]
+        kinds += ["rename", "set_meta"]
+    if steady:
+        kinds += ["patch", "patch", "many"]
+    if len(pages) > 3:
+        kinds += ["delete"] * 3
+    if draft.tags and not transaction:
+        kinds += ["untag"]
+    kind = draw(st.sampled_from(kinds))
+    if kind == "create":
+        return draw(creates())
+    if kind == "tag":
+        if transaction:
+            return Tag(draw(TAGS), None)
+        return Tag(draw(TAGS), draw(st.integers(model.first, model.epoch)), draw(st.booleans()))
+    if kind == "untag":
+        return Untag(draw(TAGS))
+    if kind == "many":
+        return draw(_many(draft, steady))
+    i = draw(st.sampled_from(steady if kind == "patch" else pages))
+    page = draft.pages[i]
+    if kind == "patch":
+        return draw(_patch(i, page))
+    if kind == "delete":
+        return Delete(i)
+    if kind == "rename":
+        return Rename(i, draw(NAMES))
+    if kind == "set_meta":
+        return SetMeta(i, draw(METAS))
+    if kind == "append" and page.shape:
+        rows = draw(st.integers(0, 3))
+        return Append(i, rows, content(draw(SEEDS), rows * page.row_bytes(), page.dtype))
+    if kind == "resize" and page.shape:
+        size = page.shape[0]
+        return Resize(i, draw(st.sampled_from([0, 1, size // 2, size, size + 1, size + 900])))
+    if kind == "write" or not page.shape:
+        return Write(i, None, 0, content(draw(SEEDS), len(page.data), page.dtype))
+    start = draw(st.integers(0, page.shape[0]))
+    stop = draw(st.integers(start, min(page.shape[0], start + 2000)))
+    data = content(draw(SEEDS), (stop - start) * page.row_bytes(), page.dtype)
+    return (Edit if kind == "edit" else Write)(i, start, stop, data)
+
+
+@st.composite
+def _patch(draw: Draw, i: int, page: Page) -> Patch:
+    n = len(page.data)
+    if n == 0 or draw(st.booleans()):
+        return Patch(i, "dense", ((0, content(draw(SEEDS), n)),))
+    cuts = sorted(draw(st.sets(st.integers(0, n), min_size=min(2, n), max_size=6)))
+    pairs = list(zip(cuts[::2], cuts[1::2], strict=False))
+    chunks = tuple((a, content(draw(SEEDS), min(b, a + 64) - a)) for a, b in pairs)
+    return Patch(i, draw(st.sampled_from(["sparse", "mask"])), chunks)
+
+
+@st.composite
+def _many(draw: Draw, draft: State, steady: list[int]) -> Any:
+    fit = [i for i in steady if len(draft.pages[i].data) >= 4]
+    if not fit:
+        return draw(creates())
+    writes = []
+    for _ in range(draw(st.integers(1, 5))):
+        i = draw(st.sampled_from(fit))
+        at = draw(st.integers(0, len(draft.pages[i].data) - 4))
+        writes.append((i, at, content(draw(SEEDS), 4)))
+    return WriteMany(tuple(writes))

@@ -1,0 +1,109 @@
+"""A hundred times: a child that commits is killed with SIGKILL, and no acknowledged epoch is lost.
+
+The ledger of acknowledged epochs is kept here, on the other side of a pipe, so that it survives the
+child. `os` and `disk` promise every acknowledged epoch; `memory` promises a whole prefix.
+"""
+
+from __future__ import annotations
+
+import random
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mmsb
+import pytest
+from crash_child import Expected, step
+
+CHILD = Path(__file__).with_name("crash_child.py")
+ROUNDS = 25
+
+
+def killed_child(store: Path, durability: str, rng: random.Random) -> int:
+    """Let a child commit for a random while, kill it, and return the last epoch it acknowledged."""
+    child = subprocess.Popen(
+        [sys.executable, str(CHILD), str(store), durability],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert child.stdout and child.stderr
+    ledger = child.stdout.read(8)  # the first one: it has opened the store and works
+    time.sleep(rng.random() ** 2 * 0.12)
+    child.kill()
+    ledger += child.stdout.read()
+    said = child.stderr.read().decode()
+    child.stdout.close()
+    child.stderr.close()
+    assert child.wait() == -9, said
+    epochs = [e for (e,) in struct.iter_unpack("<Q", ledger[: len(ledger) // 8 * 8])]
+    assert epochs == list(range(epochs[0], epochs[0] + len(epochs)))
+    return epochs[-1]
+
+
+def compare(bus: mmsb.Bus, states: list[dict[str, bytes]], epochs: set[int]) -> None:
+    for epoch in epochs:
+        with bus.snapshot(epoch) as snap:
+            assert {name: a.tobytes() for name, a in snap.items()} == states[epoch], epoch
+
+
+@pytest.mark.parametrize("series", [("os", 1), ("os", 2), ("disk", 3), ("memory", 4)], ids=str)
+def test_nothing_acknowledged_is_lost(store: Path, series: tuple[str, int]) -> None:
+    durability, seed = series
+    rng = random.Random(seed)
+    expected = Expected()
+    states = [expected.state()]
+    found, torn, checkpoints = 0, 0, set()
+    for _ in range(ROUNDS):
+        before = found
+        acknowledged = killed_child(store, durability, rng)
+        with mmsb.open(store, mode="r+") as bus:
+            found = bus.epoch
+            torn += bus.recovery.torn_bytes > 0
+            checkpoints.add(bus.recovery.checkpoint_epoch)
+            assert bus.recovery.epoch == found
+            if durability == "memory":
+                assert found >= before, "what an opening showed is there at the next one"
+            else:
+                assert found >= acknowledged
+            while len(states) <= found:
+                expected.advance()
+                states.append(expected.state())
+            compare(bus, states, {found, before, rng.randrange(found + 1)})
+            for commit in bus.log(since=before + 1):
+                assert (commit.source, commit.meta) == ("child", {"e": commit.epoch})
+            # Life after recovery: the parent commits as well, in the same way.
+            with bus.transaction(source="child", meta={"e": found + 1}) as tx:
+                step(tx, found + 1)
+            found = tx.epoch
+        expected.advance()
+        states.append(expected.state())
+    print(f"{ROUNDS} kills, {found} epochs, {torn} torn tails, checkpoints {checkpoints}")
+    with mmsb.open(store) as bus:
+        assert bus.verify().ok
+        assert [c.epoch for c in bus.log()] == list(range(1, found + 1))
+        compare(bus, states, {*range(0, found, max(1, found // 20)), found})
+    assert len(checkpoints) > 1, "some kills came after a checkpoint"
+
+
+@pytest.mark.parametrize("durability", ["os", "disk"])
+def test_a_kill_during_recovery_loses_nothing(store: Path, durability: str) -> None:
+    rng = random.Random(9)
+    acknowledged = killed_child(store, durability, rng)
+    for _ in range(8):
+        child = subprocess.Popen(
+            [sys.executable, "-c", f"import mmsb; mmsb.open({str(store)!r}, mode='r+')"],
+            stdout=subprocess.DEVNULL,
+        )
+        time.sleep(0.05 + rng.random() * 0.15)
+        child.kill()
+        child.wait()
+    expected = Expected()
+    with mmsb.open(store, mode="r+") as bus:
+        assert bus.epoch >= acknowledged
+        while expected.epoch < bus.epoch:
+            expected.advance()
+        with bus.snapshot() as snap:
+            assert {name: a.tobytes() for name, a in snap.items()} == expected.state()
+        assert bus.verify().ok

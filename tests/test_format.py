@@ -1,0 +1,178 @@
+"""FORMAT.md is enough: a reader written from it gets the same bytes, words and digests."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import mmsb
+import numpy as np
+import plain_reader
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model import Model, Refused, canonical
+from strategies import operations
+
+DURABILITY_CODES = {"memory": 0, "os": 1, "disk": 2}
+
+
+def compare(bus: mmsb.Bus, states: list[plain_reader.State]) -> None:
+    """Every epoch of a bus with the states that the plain reader found."""
+    assert len(states) == bus.epoch + 1
+    for epoch, state in enumerate(states):
+        with bus.snapshot(epoch) as snap:
+            assert snap.digest() == plain_reader.digest(state), epoch
+            assert [p.id for p in snap.pages] == sorted(state.pages)
+            for seen in snap.pages:
+                page = state.pages[seen.id]
+                assert (seen.name or "", seen.shape) == (page.name, page.shape)
+                assert seen.dtype.itemsize == page.itemsize
+                assert canonical(seen.meta) == (page.meta or "{}")
+                assert snap[seen.id].tobytes() == page.data
+    assert dict(bus.tags) == states[-1].tags
+
+
+def build(bus: mmsb.Bus) -> None:
+    """One of everything, with pages of many sizes and ids far enough for two levels of table."""
+    for size in (0, 1, 16384, 16385, 33 * 16384, 32 * 16384 + 5):
+        bus.create_page(f"raw {size}", size=size)
+    bus["raw 16385"][16384] = 7
+    bus[f"raw {33 * 16384}"][::1000] = 5
+    with bus.transaction(source="me", meta={"b": 1, "a": "µ"}) as tx:
+        for i in range(600):
+            tx.create_page(None, data=[i], dtype="i4")
+        tx.create_page("record", shape=(2, 3), dtype=[("a", "<i4"), ("b", "<f8", (2,))])
+        tx.tag("here")
+    bus.checkpoint()
+    bus["record"][1, 2] = (5, (1.5, 2.5))
+    bus["record"].set_meta({"unit": "m", "n": [1, None, True, 0.5, -3]})
+    bus["record"].append(np.zeros((1, 3), bus["record"].dtype))
+    for i in range(10, 500):
+        bus[i].delete()
+    bus["raw 1"].rename("other name")
+    bus.tag("there", 3)
+    bus.tag("there", 4, move=True)
+    bus.untag("here")
+    bus["raw 16385"].resize(3)
+    bus["raw 16385"].resize(40_000)
+    bus.restore(5)
+
+
+@pytest.mark.parametrize("durability", ["memory", "os", "disk"])
+def test_a_reader_written_from_the_document_agrees(store: Path, durability: str) -> None:
+    with mmsb.create(store, durability=durability) as bus:
+        build(bus)
+    with mmsb.open(store, mode="r+") as bus:  # a second segment
+        bus["other name"][0] = 9
+        bus.checkpoint()
+        bus["other name"][0] = 10
+    records = plain_reader.read_log(store)
+    states = plain_reader.replay(records)
+    with mmsb.open(store) as bus:
+        log = list(bus.log())
+        compare(bus, states)
+        commits = [r for r in records if r.kind == plain_reader.COMMIT]
+        for seen, record in zip(log, commits, strict=True):
+            assert (seen.epoch, seen.time, seen.source) == (
+                record.epoch, record.time, record.source,
+            )  # fmt: skip
+            assert canonical(seen.meta) == (record.meta or "{}")
+        meta = plain_reader.read_meta(store)
+        assert meta["durability"] == DURABILITY_CODES[durability]
+        assert meta["durable_epoch"] == bus.epoch
+        paths = sorted((store / "checkpoints").glob("*.ckpt"))
+        assert len(paths) == 2
+        for path in paths:
+            state, digest, epochs = plain_reader.read_checkpoint(path)
+            assert digest == plain_reader.digest(state) == bus.digest(state.epoch)
+            replayed = states[state.epoch]
+            assert (state.pages, state.tags, state.next_id, state.time) == (
+                replayed.pages, replayed.tags, replayed.next_id, replayed.time,
+            )  # fmt: skip
+            with bus.snapshot(state.epoch) as snap:
+                assert {p.id: p.epoch for p in snap.pages} == {
+                    i: max(both) for i, both in epochs.items()
+                }
+    kinds = [r.kind for r in records]
+    assert kinds.count(plain_reader.MARK) == 2
+    assert kinds[-1] == plain_reader.SEAL == kinds[-1]
+    for record in records:
+        if record.kind == plain_reader.MARK:
+            epoch, digest, size = struct.unpack("<Q16sQ", record.ops)
+            (path,) = [p for p in paths if p.name.startswith(f"{epoch:016x}")]
+            assert int.from_bytes(digest, "little") == int(plain_reader.digest(states[epoch]), 16)
+            assert size == path.stat().st_size
+
+
+@settings(max_examples=25)
+@given(data=st.data())
+def test_random_stores_agree(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    store = tmp_path_factory.mktemp("format") / "s"
+    model = Model()
+    with mmsb.create(store, durability="memory") as bus:
+        for _ in range(data.draw(st.integers(1, 20))):
+            draft = model.head.copy()
+            op = data.draw(operations(model, draft, transaction=False))
+            try:
+                op.apply(draft)
+            except Refused:
+                continue
+            model.commit(draft)
+            op.on_bus(bus)
+        if data.draw(st.booleans()):
+            bus.checkpoint()
+    states = plain_reader.replay(plain_reader.read_log(store))
+    for mine, theirs in zip(states, model.states, strict=True):
+        assert {i: p.data for i, p in mine.pages.items()} == {
+            i: p.data for i, p in theirs.pages.items()
+        }
+        assert mine.tags == theirs.tags
+    with mmsb.open(store) as bus:
+        compare(bus, states)
+
+
+def test_a_commit_of_64_bytes_takes_at_most_112_bytes_of_log(store: Path) -> None:
+    with mmsb.create(store, durability="os") as bus:
+        for _ in range(200):
+            bus.create_page(size=4096)
+        for i in range(1000):
+            bus[i % 200 + 1][i * 4 % 4000 : i * 4 % 4000 + 64] = i % 255 + 1
+    sizes = [r.size for r in plain_reader.read_log(store) if r.kind == plain_reader.COMMIT]
+    assert max(sizes[200:]) <= 112
+
+
+def test_zeros_of_a_new_page_are_logged_as_a_size(store: Path) -> None:
+    with mmsb.create(store, durability="os") as bus:
+        bus.create_page("large", size=100 << 20)
+        bus["large"].resize(200 << 20)
+    assert sum(r.size for r in plain_reader.read_log(store)) < 1000
+
+
+def test_the_document_names_every_file_and_number_that_the_reader_uses() -> None:
+    text = (Path(__file__).parent.parent / "FORMAT.md").read_text()
+    for word in ("meta-0", "meta-1", ".mlog", ".ckpt", "quarantine", "9E3779B97F4A7C15", "XXH3"):
+        assert word.lower() in text.lower().replace("_", ""), word
+
+
+# --- two logs of the same operations ------------------------------------------------------------
+
+
+def test_a_store_never_holds_what_was_never_written(store: Path) -> None:
+    """Bytes of the process do not leak into padding: two runs differ only in numbers drawn anew."""
+    contents = []
+    for name in ("a", "b"):
+        path = store.with_name(name)
+        with mmsb.create(path, durability="os", clock=lambda: 5) as bus:
+            build_small(bus)
+        contents.append(plain_reader.read_log(path))
+    a, b = ([(r.kind, r.epoch, r.time, r.ops) for r in c] for c in contents)
+    assert a == b
+
+
+def build_small(bus: mmsb.Bus) -> None:
+    bus.create_page("x", data=np.arange(5))
+    bus.create_page("r", shape=2, dtype=np.dtype([("a", "u1"), ("b", "<f8")], align=True))
+    bus["r"][1] = (3, 4.5)
+    with bus.transaction() as tx:
+        tx["r"][0] = (1, 2.5)

@@ -1,0 +1,342 @@
+"""The past: every epoch bit for bit, the log, the values of a page, differences, "who did it?"."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import mmsb
+import numpy as np
+import pytest
+
+
+def reopened(bus: mmsb.Bus) -> mmsb.Bus:
+    """The same store opened anew, or the same bus when it is in memory."""
+    if bus.path is None:
+        return bus
+    bus.close()
+    return mmsb.open(bus.path, mode="r+")
+
+
+# --- upstream's replay cases --------------------------------------------------------------------
+
+
+def test_replay_and_difference_of_two_states(bus: mmsb.Bus) -> None:
+    # U1: one delta of six bytes; replay equals live, and the difference is exactly those bytes.
+    page = bus.create_page("p", size=16)
+    with mmsb.Bus() as fresh:
+        fresh.create_page("p", size=16)
+        with bus.transaction() as tx:
+            tx.apply(mmsb.Delta.sparse(page, [0], [bytes(range(1, 7))]))
+        with bus.snapshot(2) as snap:
+            assert snap["p"].tobytes() == bytes(page) == bytes(range(1, 7)) + bytes(10)
+        for seen in (list(bus.diff(1, 2)), list(fresh.diff(1, bus.snapshot()))):
+            (d,) = seen
+            assert (d.page, d.name, d.change, list(d.ranges)) == (1, "p", "changed", [(0, 6)])
+            assert d.old[0].tobytes() == bytes(6) and d.new[0].tobytes() == bytes(range(1, 7))
+
+
+@pytest.mark.parametrize(
+    ("size", "commits", "most", "collect"), [(1024, 1000, 100, 100), (128, 200, 32, 25)]
+)
+def test_replay_to_every_epoch_equals_the_oracle(
+    bus: mmsb.Bus, size: int, commits: int, most: int, collect: int
+) -> None:
+    # U11 and U12: random bytes at random places, the collector forced in between.
+    rng = np.random.default_rng(7)
+    page = bus.create_page("p", size=size)
+    state = np.zeros(size, np.uint8)
+    states = [b"", state.tobytes()]
+    for i in range(commits):
+        where = rng.choice(size, int(rng.integers(1, most + 1)), replace=False)
+        mask = np.zeros(size, np.uint8)
+        mask[where] = 1
+        state[where] = rng.integers(0, 256, len(where))
+        with bus.transaction(meta={"i": i}) as tx:
+            tx.apply(mmsb.Delta.from_mask(page, mask, state))
+        states.append(state.tobytes())
+        if i % collect == 0:
+            gc.collect()
+    bus = reopened(bus)
+    stride = 1 if bus.path is None else 37
+    for epoch in [*range(1, len(states), stride), len(states) - 1]:
+        with bus.snapshot(epoch) as snap:
+            assert snap["p"].tobytes() == states[epoch], epoch
+    seen = {c.epoch: value.tobytes() for c, value in bus["p"].history()}
+    last = b""
+    for epoch, wanted in enumerate(states):
+        assert seen.get(epoch, last) == wanted
+        last = wanted
+    bus.close()
+
+
+def test_every_epoch_before_and_after_a_checkpoint(store: Path) -> None:
+    # U14 and D7: the base of a replay is neither the current state nor zeros.
+    rng = np.random.default_rng(11)
+    oracle: list[dict[str, bytes]] = [{}]
+    with mmsb.create(store, durability="os") as bus:
+        pages = [bus.create_page(f"p{i}", data=rng.bytes(128)) for i in range(3)]
+        for i in range(3):
+            oracle.append({f"p{k}": bytes(pages[k]) for k in range(i + 1)})
+        for i in range(150):
+            page = pages[int(rng.integers(0, 3))]
+            at = int(rng.integers(0, 100))
+            page[at : at + 28] = rng.integers(0, 256, 28, np.uint8)
+            oracle.append({p.name: bytes(p) for p in pages})
+            if i in (40, 90):
+                assert bus.checkpoint() == bus.epoch
+    for mode in ("r", "r+"):
+        with mmsb.open(store, mode=mode) as bus:
+            for epoch, wanted in enumerate(oracle):
+                with bus.snapshot(epoch) as snap:
+                    assert {n: a.tobytes() for n, a in snap.items()} == wanted, epoch
+            assert mode == "r" or bus.recovery.checkpoint_epoch == 94
+
+
+def test_a_checkpoint_offers_its_epoch_and_the_latest(store: Path) -> None:
+    with mmsb.create(store) as bus:
+        page = bus.create_page("x", data=[0])
+        for value in (1, 2):
+            page.write(value)
+        assert bus.checkpoint() == 3
+        for value in (3, 4):
+            page.write(value)
+    with mmsb.open(store, mode="r+") as bus:
+        assert bus.epoch == 5 and bus["x"][0] == 4
+        with bus.snapshot(3) as snap:
+            assert snap["x"][0] == 2
+
+
+# --- the log ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def story(bus: mmsb.Bus) -> mmsb.Bus:
+    """A bus with a few commits of different kinds: epochs 1 to 8."""
+    pos = bus.create_page("pos", shape=(10, 3), dtype="f4")
+    bus.create_page("vel", shape=(10, 3), dtype="f4")
+    for step in range(3):
+        with bus.transaction(source="physics", meta={"step": step, "kind": "step"}) as tx:
+            tx["pos"][step] = step + 1
+            tx["vel"] += 1
+    pos.write(5, source="user", meta={"why": "reset"})
+    pos.set_meta({"unit": "m"})
+    pos.append([[1, 2, 3]])
+    return bus
+
+
+def epochs(found: Any) -> list[int]:
+    return [c.epoch for c in found]
+
+
+def test_log_filters(story: mmsb.Bus) -> None:
+    pos, vel = story["pos"], story["vel"]
+    assert epochs(story.log()) == list(range(1, 9))
+    assert epochs(story.log(reverse=True)) == list(range(8, 0, -1))
+    assert epochs(story.log(since=3, until=5)) == [3, 4, 5]
+    assert epochs(story.log(since=7, until=99)) == [7, 8]
+    assert epochs(story.log(since=99)) == []
+    assert epochs(story.log(since=5, until=3)) == []
+    assert epochs(story.log(page=vel)) == epochs(story.log(page="vel")) == [2, 3, 4, 5]
+    assert epochs(story.log(page=pos.id)) == [1, 3, 4, 5, 6, 7, 8]
+    assert epochs(story.log(page=pos, index=np.s_[2], since=2)) == [5, 6]
+    assert epochs(story.log(page=pos, index=np.s_[0, 1], since=2, reverse=True)) == [6, 3]
+    assert epochs(story.log(page=pos, index=np.s_[10])) == [8]
+    assert epochs(story.log(source="physics")) == [3, 4, 5]
+    assert epochs(story.log(source="nobody")) == []
+    assert epochs(story.log(meta={"step": 1})) == [4]
+    assert epochs(story.log(meta={"kind": "step"}, since=4)) == [4, 5]
+    assert epochs(story.log(meta={"kind": "step", "step": 2}, source="physics", page=pos)) == [5]
+    story.tag("t", 4)
+    (commit,) = story.log(since="t", until="t")
+    assert commit.epoch == 4 and epochs(story.log(since=commit, until=5)) == [4, 5]
+    with pytest.raises(mmsb.TagNotFoundError):
+        list(story.log(since="u"))
+    with pytest.raises(mmsb.PageNotFoundError):
+        list(story.log(page="u"))
+    with pytest.raises(mmsb.ArgumentError):
+        list(story.log(index=np.s_[0]))  # an index of which page?
+
+
+def test_who_changed_it_at_which_step_is_two_calls(story: mmsb.Bus) -> None:
+    with story.snapshot(meta={"step": 1}) as then:
+        assert then["pos"][1].tolist() == [2, 2, 2]
+        who = next(iter(story.log(page="pos", index=np.s_[1], until=then, reverse=True)))
+    assert (who.source, who.meta["step"], who.epoch) == ("physics", 1, 4)
+
+
+def test_a_commit_tells_its_deltas_and_changes(story: mmsb.Bus) -> None:
+    commits = {c.epoch: c for c in story.log()}
+    assert commits[1].meta == {} and commits[1].source is None
+    assert set(commits[3].pages) == {1, 2} and list(commits[7].pages) == [1]
+    assert commits[1].changes and commits[7].changes and commits[8].changes
+    assert not commits[3].changes and not commits[7].deltas
+    assert {d.page for d in commits[3].deltas} == {1, 2}
+    (delta,) = [d for d in commits[4].deltas if d.page == 1]
+    assert list(delta.ranges) == [(12, 24)]
+    (tail,) = commits[8].deltas  # an append logs only the tail
+    assert list(tail.ranges) == [(120, 132)]
+    with mmsb.Bus() as twin:
+        twin.create_page("pos", shape=(10, 3), dtype="f4")
+        twin.create_page("vel", shape=(10, 3), dtype="f4")
+        for epoch in (3, 4, 5, 6):
+            with twin.transaction() as tx:
+                for delta in commits[epoch].deltas:
+                    tx.apply(delta)
+        assert twin.digest() == story.digest(6)
+
+
+def test_the_log_is_lazy_and_takes_the_newest_epoch_when_it_is_asked(story: mmsb.Bus) -> None:
+    log = story.log()
+    first = next(log)
+    assert first.epoch == 1
+    story["vel"][0] = 9
+    assert epochs(log)[:7] == [2, 3, 4, 5, 6, 7, 8]
+    del log
+
+
+def test_history_gives_every_value_an_element_ever_had(story: mmsb.Bus) -> None:
+    pos = story["pos"]
+    seen = [(c.epoch, v.tolist()) for c, v in pos.history(index=np.s_[2, 0])]
+    assert seen == [(1, 0.0), (5, 3.0), (6, 5.0)]
+    seen = [(c.epoch, v.shape) for c, v in pos.history()]
+    assert seen == [(1, (10, 3)), *[(e, (10, 3)) for e in (3, 4, 5, 6)], (8, (11, 3))]
+    assert [c.epoch for c, _ in pos.history(index=np.s_[10])] == [8]
+    assert [c.epoch for c, _ in pos.history(index=np.s_[2], since=2, until=5)] == [5]
+    assert [c.epoch for c, _ in pos.history(since=6, until=1000)] == [6, 8]
+    assert list(pos.history(since=9)) == []
+    values = [v for _, v in pos.history(index=np.s_[0:2])]
+    values[0][...] = 7  # owned copies
+    assert [c.source for c, _ in pos.history(index=np.s_[2, 0])] == [None, "physics", "user"]
+    assert all(np.ndim(v) == 0 for _, v in pos.history(index=np.s_[2, 0]))
+
+
+def test_history_passes_over_epochs_where_the_index_does_not_fit(bus: mmsb.Bus) -> None:
+    page = bus.create_page("x", data=[1, 2, 3])
+    page.resize(1)
+    page.write([4], resize=True)
+    page.write([5, 6, 7, 8], resize=True)
+    assert [(c.epoch, int(v)) for c, v in page.history(index=2)] == [(1, 3), (4, 7)]
+
+
+def test_history_and_log_of_a_page_that_was_deleted_and_restored(bus: mmsb.Bus) -> None:
+    page = bus.create_page("x", data=[1])
+    page.write([2])
+    bus.create_page("other", shape=1)
+    page.delete()
+    assert epochs(bus.log(page=page.id)) == [1, 2, 4]
+    bus.restore(2)
+    assert epochs(bus.log(page=page)) == [1, 2, 4, 5]
+    assert [(c.epoch, v.tolist()) for c, v in page.history()] == [(1, [1]), (2, [2]), (5, [2])]
+
+
+# --- differences --------------------------------------------------------------------------------
+
+
+def test_diff_names_the_first_change_that_holds(bus: mmsb.Bus) -> None:
+    gone = bus.create_page("gone", data=[1])
+    sized = bus.create_page("sized", data=[1, 2])
+    other = bus.create_page("other", data=np.arange(10, dtype="i4"))
+    named = bus.create_page("named", data=[1])
+    meta = bus.create_page("meta", data=[1])
+    bus.create_page("same", data=[1])
+    before = bus.epoch
+    with bus.transaction() as tx:
+        tx.delete(gone)
+        tx.append(sized, [3])
+        tx.rename(sized, "sized!")
+        tx[other][[1, 2, 5]] += 300
+        tx.set_meta(other, {"a": 1})
+        tx.rename(named, "renamed")
+        tx.set_meta(named, {"a": 1})
+        tx.set_meta(meta, {"a": 1})
+        new = tx.create_page("new", data=[7])
+    seen = list(bus.diff(before, bus.epoch))
+    assert [(d.page, d.name, d.change) for d in seen] == [
+        (gone.id, "gone", "deleted"),
+        (sized.id, "sized!", "resized"),
+        (other.id, "other", "changed"),
+        (named.id, "renamed", "renamed"),
+        (meta.id, "meta", "meta"),
+        (new.id, "new", "created"),
+    ]
+    changed = seen[2]
+    assert list(changed.ranges) == [(4, 12), (20, 24)]
+    assert [a.tolist() for a in changed.old] == [[1, 2], [5]]
+    assert [a.tolist() for a in changed.new] == [[301, 302], [305]]
+    assert changed.new[0].dtype == np.int32
+    assert [d.change for d in bus.diff(bus.epoch, before)] == [
+        "created", "resized", "changed", "renamed", "meta", "deleted",
+    ]  # fmt: skip
+    assert [d.page for d in bus.diff(before, bus.epoch, page=other)] == [other.id]
+    assert list(bus.diff(before, bus.epoch, page="same")) == []
+    assert list(bus.diff(before, before)) == []
+
+
+def test_any_difference_between_two_buses_is_seen(bus: mmsb.Bus) -> None:
+    # D12: a validator that passes when a page is missing or extra validates nothing.
+    bus.create_page("a", data=[1, 2])
+    with bus.fork(bus.epoch) as one, bus.fork(bus.epoch) as two:
+        with one.snapshot() as theirs:
+            assert list(two.diff(two.epoch, theirs)) == []
+        one.create_page("extra", data=[1])
+        two["a"][1] = 5
+        with one.snapshot() as theirs:
+            seen = [(d.name, d.change) for d in two.diff(two.epoch, theirs)]
+            assert seen == [("a", "changed"), ("extra", "created")]
+            back = [(d.name, d.change) for d in two.diff(theirs, two.epoch)]
+            assert back == [("a", "changed"), ("extra", "deleted")]
+        assert one.digest() != two.digest() != bus.digest()
+
+
+# --- the digest ---------------------------------------------------------------------------------
+
+
+def test_the_digest_is_of_the_state_alone(bus: mmsb.Bus) -> None:
+    page = bus.create_page("x", data=np.arange(30_000))
+    start = bus.digest()
+    assert len(start) == 32 and int(start, 16) >= 0
+    seen = {start}
+
+    def differs() -> None:
+        digest = bus.digest()
+        assert digest not in seen
+        seen.add(digest)
+
+    page[29_999] = 1
+    differs()
+    page.rename("y")
+    differs()
+    page.set_meta({"a": 1})
+    differs()
+    page.resize(30_001)
+    differs()
+    other = bus.create_page("z", shape=0)
+    differs()
+    other.delete()
+    page.write(np.arange(30_000), resize=True)
+    page.rename("x")
+    page.set_meta({})
+    assert bus.digest() == start
+    bus.tag("t", 1)
+    page.write(np.arange(30_000), source="me", meta={"step": 1})
+    assert bus.digest() == start  # not tags, not the epoch, not the commit's metadata
+    with mmsb.Bus() as twin:
+        twin.create_page("x", data=np.arange(30_000))
+        assert twin.digest() == start
+        twin["x"].delete()
+        twin.create_page("x", data=np.arange(30_000))
+        assert twin.digest() != start  # the same bytes under another id
+
+
+def test_swapped_bytes_between_blocks_or_pages_change_the_digest(mem: mmsb.Bus) -> None:
+    block = 16384
+    a = mem.create_page("a", data=b"\1" * block + b"\2" * block)
+    b = mem.create_page("b", data=b"\3" * block)
+    first = mem.digest()
+    a.write(b"\2" * block + b"\1" * block)
+    second = mem.digest()
+    a.write(b"\3" * block + b"\2" * block)
+    b.write(b"\1" * block)
+    assert len({first, second, mem.digest()}) == 3

@@ -1,0 +1,296 @@
+"""Random sequences of every operation against the oracle, in memory and in a directory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mmsb
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from model import (
+    Model,
+    Refused,
+    State,
+    canonical,
+    changed_ranges,
+    check_all_epochs,
+    check_bus,
+    check_snapshot,
+    same,
+)
+from strategies import METAS, operations
+
+SOURCES = st.none() | st.sampled_from(["physics", "control"])
+DURABILITIES = st.none() | st.sampled_from(["memory", "os", "disk"])
+
+
+class BusMachine(RuleBasedStateMachine):
+    """The rules that hold for both kinds of bus."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.kept: list[tuple[Any, State, int, dict[int, Any]]] = []
+        self.digests: dict[str, tuple[Any, ...]] = {}
+        self.keys: dict[tuple[Any, ...], str] = {}
+        self.bus = self.make()
+
+    def make(self) -> Any:
+        return mmsb.Bus()
+
+    def teardown(self) -> None:
+        try:
+            check_all_epochs(self.bus, self.model)
+            self.look_at_kept()
+        finally:
+            for snap, *_ in self.kept:
+                snap.close()
+            self.bus.close()
+
+    # -- commits
+
+    @rule(data=st.data())
+    def one_operation(self, data: st.DataObject) -> None:
+        draft = self.model.head.copy()
+        op = data.draw(operations(self.model, draft, transaction=False))
+        try:
+            op.apply(draft)
+        except Refused as refused:
+            with pytest.raises(refused.error):
+                op.on_bus(self.bus)
+            return
+        epoch, _ = self.model.commit(draft)
+        assert op.on_bus(self.bus) == epoch
+
+    @rule(
+        data=st.data(),
+        count=st.integers(0, 5),
+        abort=st.booleans(),
+        source=SOURCES,
+        meta=st.none() | METAS,
+        durability=DURABILITIES,
+    )
+    def transaction(
+        self,
+        data: st.DataObject,
+        count: int,
+        abort: bool,
+        source: str | None,
+        meta: str | None,
+        durability: str | None,
+    ) -> None:
+        value = json.loads(meta) if meta else None
+        abort = abort and count > 1
+        draft, before = self.model.head.copy(), self.model.epoch
+        refused: type[Exception] | None = None
+        tx = self.bus.transaction(source=source, meta=value, durability=durability)
+        try:
+            with tx:
+                for _ in range(count):
+                    op = data.draw(operations(self.model, draft, transaction=True))
+                    try:
+                        op.apply(draft)
+                    except Refused as error:
+                        refused = error.error
+                    op.on_tx(tx, self.bus)
+                    if refused:
+                        break
+                assert tx.epoch is None and tx.changed is False
+                if abort:
+                    raise ZeroDivisionError
+        except ZeroDivisionError:
+            assert abort
+        except mmsb.MMSBError as error:
+            assert refused and isinstance(error, refused), error
+        else:
+            assert not refused, "the transaction should have been refused"
+            epoch, changed = self.model.commit(draft, source, value)
+            assert (tx.epoch, tx.changed) == (epoch, changed)
+            return
+        assert (tx.epoch, tx.changed) == (None, False)
+        assert self.bus.epoch == before
+
+    @precondition(lambda self: len(self.model.states) > 2)
+    @rule(data=st.data())
+    def restore(self, data: st.DataObject) -> None:
+        to = data.draw(st.integers(self.model.first, self.model.epoch))
+        epoch, _ = self.model.commit(self.model.restored(to))
+        assert self.bus.restore(to) == epoch
+        assert self.bus.digest() == self.bus.digest(to)
+
+    # -- looking
+
+    @rule()
+    def keep_a_snapshot(self) -> None:
+        snap = self.bus.snapshot()
+        arrays = {page.id: snap[page.id] for page in snap.pages}
+        self.kept.append((snap, self.model.head, self.model.epoch, arrays))
+
+    @precondition(lambda self: self.kept)
+    @rule(data=st.data())
+    def drop_a_snapshot(self, data: st.DataObject) -> None:
+        snap, state, epoch, arrays = self.kept.pop(data.draw(st.integers(0, len(self.kept) - 1)))
+        check_snapshot(snap, state, epoch)
+        snap.close()
+        for i, array in arrays.items():
+            same(array, state.pages[i])
+
+    @rule(data=st.data())
+    def look_back(self, data: st.DataObject) -> None:
+        epoch = data.draw(st.integers(self.model.first, self.model.epoch))
+        with self.bus.snapshot(epoch) as snap:
+            check_snapshot(snap, self.model.at(epoch), epoch)
+            digest = snap.digest()
+        assert digest == self.bus.digest(epoch)
+        key = self.model.at(epoch).key()
+        assert self.digests.setdefault(digest, key) == key, "two states, one digest"
+        assert self.keys.setdefault(key, digest) == digest, "one state, two digests"
+
+    @rule(data=st.data())
+    def look_at_the_log(self, data: st.DataObject) -> None:
+        first = data.draw(st.integers(self.model.first + 1, self.model.epoch + 2))
+        last = data.draw(st.integers(first, self.model.epoch + 3))
+        seen = list(self.bus.log(since=first, until=last))
+        wanted = range(first, min(last, self.model.epoch) + 1)
+        assert [c.epoch for c in seen] == list(wanted)
+        for commit in seen:
+            source, meta = self.model.commits[commit.epoch]
+            assert (commit.source, canonical(commit.meta)) == (source, canonical(meta))
+            old, new = self.model.at(commit.epoch - 1).pages, self.model.at(commit.epoch).pages
+            touched = {i for i in old.keys() | new.keys() if old.get(i) != new.get(i)}
+            assert touched <= set(commit.pages)
+        times = [c.time for c in seen]
+        assert times == sorted(times)
+        backward = self.bus.log(since=first, until=last, reverse=True)
+        assert [c.epoch for c in backward] == list(reversed(wanted))
+
+    @rule(data=st.data())
+    def look_at_a_difference(self, data: st.DataObject) -> None:
+        epochs = st.integers(self.model.first, self.model.epoch)
+        a, b = data.draw(epochs), data.draw(epochs)
+        seen = list(self.bus.diff(a, b))
+        assert [(d.page, d.change) for d in seen] == self.model.diff(a, b)
+        for d in seen:
+            old, new = self.model.at(a).pages.get(d.page), self.model.at(b).pages.get(d.page)
+            assert d.name == (new or old).name
+            if d.change == "changed":
+                assert list(d.ranges) == changed_ranges(old.data, new.data, new.dtype.itemsize)
+                for (start, stop), before, after in zip(d.ranges, d.old, d.new, strict=True):
+                    assert (before.ndim, before.dtype) == (1, new.dtype)
+                    assert before.tobytes() == old.data[start:stop]
+                    assert after.tobytes() == new.data[start:stop]
+
+    @precondition(lambda self: any(p.shape for p in self.model.head.pages.values()))
+    @rule(data=st.data())
+    def look_at_a_history(self, data: st.DataObject) -> None:
+        fit = sorted(i for i, p in self.model.head.pages.items() if p.shape)
+        i = data.draw(st.sampled_from(fit))
+        since = data.draw(st.integers(self.model.first, self.model.epoch))
+        index = data.draw(st.sampled_from([np.s_[:], np.s_[:1], np.s_[2:4]]))
+        seen = [
+            (c.epoch, value.shape, value.tobytes())
+            for c, value in self.bus[i].history(index=index, since=since)
+        ]
+        assert seen == self.model.history(i, index, since, self.model.epoch)
+
+    @rule(data=st.data(), count=st.integers(1, 4))
+    def fork(self, data: st.DataObject, count: int) -> None:
+        at = data.draw(st.integers(self.model.first, self.model.epoch))
+        model = self.model.fork(at)
+        with self.bus.fork(at) as fork:
+            model.head.tags.clear()
+            model.head.tags.update(fork.tags)
+            assert all(epoch <= at for epoch in fork.tags.values())
+            check_bus(fork, model)
+            for _ in range(count):
+                draft = model.head.copy()
+                op = data.draw(operations(model, draft, transaction=False))
+                try:
+                    op.apply(draft)
+                except Refused:
+                    continue
+                epoch, _ = model.commit(draft)
+                assert op.on_bus(fork) == epoch
+            check_all_epochs(fork, model)
+            if at:
+                with pytest.raises(mmsb.EpochNotFoundError):
+                    fork.snapshot(at - 1)
+
+    def look_at_kept(self) -> None:
+        for snap, state, epoch, arrays in self.kept:
+            check_snapshot(snap, state, epoch)
+            for i, array in arrays.items():
+                same(array, state.pages[i])
+
+    @invariant()
+    def newest_state(self) -> None:
+        check_bus(self.bus, self.model)
+
+
+class StoreMachine(BusMachine):
+    """A bus in a directory: checkpoints, closing and opening come on top."""
+
+    def make(self) -> Any:
+        self.folder = Path(tempfile.mkdtemp(prefix="mmsb-stateful-"))
+        self.path = self.folder / "s.mmsb"
+        return mmsb.create(self.path, durability="memory")
+
+    @initialize(durability=st.sampled_from(["memory", "os", "disk"]))
+    def first_opening(self, durability: str) -> None:
+        self.bus.close()
+        self.bus = mmsb.open(self.path, mode="r+", durability=durability)
+
+    @rule()
+    def checkpoint(self) -> None:
+        assert self.bus.checkpoint() == self.model.epoch
+
+    @rule()
+    def sync(self) -> None:
+        assert self.bus.sync() == self.model.epoch
+        assert self.bus.durable_epoch == self.model.epoch
+
+    @rule(durability=DURABILITIES)
+    def reopen(self, durability: str | None) -> None:
+        self.bus.close()
+        assert self.bus.closed
+        with mmsb.open(self.path) as reader:
+            check_bus(reader, self.model)
+            with pytest.raises(mmsb.ReadOnlyError):
+                reader.create_page("never", size=1)
+        self.bus = mmsb.open(self.path, mode="r+", durability=durability)
+        assert self.bus.recovery.epoch == self.model.epoch
+        assert (self.bus.recovery.torn_bytes, list(self.bus.recovery.quarantined)) == (0, [])
+        self.look_at_kept()
+
+    @rule()
+    def verify(self) -> None:
+        report = self.bus.verify()
+        assert report.ok and not report.problems
+        assert report.records >= len(self.model.states) - 1
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+            with mmsb.open(self.path) as reader:
+                check_all_epochs(reader, self.model)
+                assert reader.verify().ok
+        finally:
+            shutil.rmtree(self.folder)
+
+
+@pytest.mark.parametrize("machine", [BusMachine, StoreMachine], ids=["memory", "directory"])
+def test_bus_is_its_model(machine: type[BusMachine]) -> None:
+    run_state_machine_as_test(machine)
