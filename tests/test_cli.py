@@ -269,10 +269,12 @@ def test_log(capsys: pytest.CaptureFixture[str], filled: Path) -> None:
         "changes": [],
     }
     assert third["time"].startswith("2000-01-01T12:00:") and third["time"].endswith("Z")
-    assert len(commits[0]["changes"]) == len(commits[1]["changes"]) == 1
+    assert commits[1]["changes"] == [{"kind": "tag", "name": "start", "epoch": 2}]
+    created = commits[5]["changes"][0]
+    assert (created["kind"], created["name"], created["dtype"]) == ("create", "pos", "float32")
     text = good(capsys, "log", filled)
     assert len(text.splitlines()) == 7
-    assert "physics" in text and '{"step": 2}' in text and "pos" in text
+    assert all(part in text for part in ("physics", '{"step": 2}', "create pos", "tag start"))
 
 
 @pytest.mark.parametrize(

@@ -499,7 +499,7 @@ except (mmsb.OutOfSpaceError, mmsb.CommitOutcomeUnknownError) as error:
     print(type(error).__name__, error.code)
     print(acknowledged)
 if acknowledged:
-    assert page[0] == page[999] == (bus.epoch if bus.epoch > 1 else 0), "reads go on"
+    assert page[0] == page[999] == (bus.epoch if bus.epoch > 1 else 0), "reads do not go on"
     try:
         page.write(0)
         print("written")
@@ -512,8 +512,8 @@ except mmsb.MMSBError:
 """
 
 
-def refilled(path: Path, said: str) -> None:
-    """The store holds every acknowledged epoch, each of them whole, and takes commits again."""
+def refilled(path: Path, said: str, durability: str) -> None:
+    """The store holds whole epochs, every acknowledged one where promised, and takes commits."""
     lines = said.split()
     assert lines[:2] in (
         ["OutOfSpaceError", "out-of-space"],
@@ -521,23 +521,23 @@ def refilled(path: Path, said: str) -> None:
     ), said
     acknowledged = int(lines[2])
     with mmsb.open(path, mode="r+") as bus:
-        assert acknowledged <= bus.epoch <= acknowledged + 2
+        assert bus.epoch <= acknowledged + 2
+        assert durability == "memory" or bus.epoch >= acknowledged
         for epoch in {2, acknowledged // 2, acknowledged, bus.epoch}:
-            if epoch > 1:
+            if 1 < epoch <= bus.epoch:
                 with bus.snapshot(epoch) as snap:
-                    array = snap["x"]
-                    assert (array == array[0]).all() and array[0] in (epoch, 0)
-        bus["x"].write(-1)
+                    assert (snap["x"] == epoch).all()
+        bus.create_page("new", data=[1])
         assert bus.verify().ok
     with mmsb.open(path) as bus:
-        assert bus["x"][0] == -1
+        assert bus["new"][0] == 1
 
 
 @pytest.mark.parametrize("durability", ["memory", "os", "disk"])
 @pytest.mark.parametrize("limit", [300_000, 1_100_000])
 def test_a_file_size_limit(store: Path, python: Runner, limit: int, durability: str) -> None:
     done = python(FILL, store, limit, durability)
-    refilled(store, done.stdout)
+    refilled(store, done.stdout, durability)
 
 
 @pytest.mark.parametrize("durability", ["memory", "os", "disk"])
@@ -548,9 +548,9 @@ def test_a_full_disk(mount_point: Path, tmp_path: Path, python: Runner, durabili
     done = python(FILL, path, 0, durability)
     copied = tmp_path / "copy"
     shutil.copytree(path, copied)  # to where there is room
-    refilled(copied, done.stdout)
+    refilled(copied, done.stdout, durability)
     with mmsb.open(path) as bus:  # and the full store itself can be read
-        assert bus.epoch >= int(done.stdout.split()[2])
+        assert durability == "memory" or bus.epoch >= int(done.stdout.split()[2])
 
 
 def test_a_store_of_a_newer_format_is_refused_with_both_versions(store: Path) -> None:

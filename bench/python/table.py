@@ -56,6 +56,7 @@ ROWS = (
     Row("snapshot", "snapshot and one read of 64 bytes, Rust", (Goal(0.06),)),
     Row("fork", "fork of a bus with a page of {large}", (Goal(10),)),
     Row("large-write", "8 bytes into a page of {large} with a held view", (Goal(5),)),
+    Row("large-bytes", "memory that such a write takes", (Goal(64),), unit="KiB"),
     Row("digest", "digest after one change in {large}", (Goal(20),)),
     Row(
         "memory",

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from . import _core
 from ._metadata import check_name, meta_text
 from ._resolve import number
 from ._values import (
@@ -53,13 +54,13 @@ class NewPage(NamedTuple):
 
 
 def new_page(
+    core: _core.Core,
     name: str | None,
     shape: SupportsIndex | tuple[SupportsIndex, ...] | None,
     dtype: npt.DTypeLike | None,
     data: Any,
     size: SupportsIndex | None,
     meta: Mapping[str, Any] | None,
-    max_memory: int,
 ) -> NewPage:
     """Check what ``create_page`` is given; nothing is allocated before everything fits."""
     if name is not None:
@@ -78,17 +79,16 @@ def new_page(
         raise ArgumentError("a page needs shape=, data= or size=")
     kind, inner = _dtype(dtype, data)
     dtype_text(kind)
-    content = None if data is None else convert(data, kind)
-    outer = check_shape(shape) if shape is not None else content.shape if content is not None else ()
-    full = outer + inner if shape is not None else outer
+    values = None if data is None else convert(data, kind)
+    full = values.shape if values is not None else ()
+    if shape is not None:
+        full = check_shape(shape) + inner
     nbytes = byte_size(full, kind.itemsize)
-    if content is not None:
-        if nbytes > max(max_memory, content.nbytes):
-            raise OutOfSpaceError(
-                f"a page of {nbytes} bytes does not fit: max_memory is {max_memory} bytes"
-            )
-        content = fill(content, kind, full)
-    return NewPage(name, kind, False, full, nbytes, text, content)
+    if values is not None:
+        if nbytes > values.nbytes and nbytes > (limit := core.stats()["max_memory"]):
+            raise OutOfSpaceError(f"a page of {nbytes} bytes does not fit: max_memory is {limit}")
+        values = fill(values, kind, full)
+    return NewPage(name, kind, False, full, nbytes, text, values)
 
 
 def _raw(name: str | None, size: int, meta: str, data: Array | None) -> NewPage:

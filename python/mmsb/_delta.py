@@ -11,14 +11,14 @@ import numpy.typing as npt
 from . import _core
 from ._resolve import PageLike, number, page_key
 from ._values import MAX_PAGE_BYTES, is_raw, raw_bytes
-from .errors import ArgumentTypeError, InvalidDeltaError
+from .errors import ArgumentError, ArgumentTypeError, InvalidDeltaError
 
 
 class Delta:
-    """New bytes for some byte ranges of one page.
+    r"""New bytes for some byte ranges of one page.
 
-    Make one with :meth:`dense`, :meth:`sparse` or :meth:`from_mask` and give it to ``tx.apply``; ``commit.deltas``
-    are of the same kind. A delta copies the bytes that it is given.
+    Make one with :meth:`dense`, :meth:`sparse` or :meth:`from_mask` and give it to ``tx.apply``;
+    ``commit.deltas`` are of the same kind. A delta copies the bytes that it is given.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Delta:
     >>> with bus.transaction() as tx:
     ...     tx.apply(delta)
     >>> bytes(raw)
-    b'ab\\x00\\x00\\x00\\x00c\\x00'
+    b'ab\x00\x00\x00\x00c\x00'
     """
 
     __slots__ = ("_core", "_length", "chunks", "page", "ranges")
@@ -157,6 +157,13 @@ class Delta:
         ranges = list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
         return cls(page, ranges, [new[a:b].tobytes() for a, b in ranges], new.size)
 
+    def check_bus(self, core: _core.Core) -> None:
+        """Raise if the delta was made for a handle of another bus."""
+        if self._core is not None and self._core is not core:
+            raise ArgumentError(
+                f"{self!r} was made for a page of another bus; use this bus' own handle"
+            )
+
     def check_fits(self, nbytes: int) -> None:
         """Raise unless a page of this many bytes can take the delta.
 
@@ -174,12 +181,14 @@ class Delta:
         """
         if self._length is not None and self._length != nbytes:
             raise InvalidDeltaError(
-                f"a delta of {self._length} bytes does not go into page {self.page!r} of {nbytes} bytes"
+                f"a delta of {self._length} bytes does not go into page {self.page!r} "
+                f"of {nbytes} bytes"
             )
         for start, stop in self.ranges:
             if stop > nbytes:
                 raise InvalidDeltaError(
-                    f"range {start} to {stop} is past the end of page {self.page!r} of {nbytes} bytes"
+                    f"range {start} to {stop} is past the end of page {self.page!r} "
+                    f"of {nbytes} bytes"
                 )
 
     @property

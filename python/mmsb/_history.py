@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import _core, _index, _metadata
+from ._core import Core
 from ._delta import Delta
 from ._resolve import AtEpoch, EpochLike, PageLike, bound, past_page_id
 from ._values import Array, DType, dtype_from_text
@@ -107,7 +108,7 @@ class Commit(AtEpoch):
 
     __slots__ = ("_core", "_entry", "_ops")
 
-    def __init__(self, core: _core.Core, entry: _core.LogEntry) -> None:
+    def __init__(self, core: Core, entry: _core.LogEntry) -> None:
         self._core = core
         self._entry = entry
         self._ops: list[tuple[Any, ...]] | None = None
@@ -219,14 +220,14 @@ def _same(a: Any, b: Any) -> bool:
     return bool(np.shape(a) == np.shape(b)) and a.tobytes() == b.tobytes()
 
 
-def _before(core: _core.Core, since: int, until: int) -> _core.Snap | None:
+def _before(core: Core, since: int, until: int) -> _core.Snap | None:
     """Return the state before the first commit of a range, None if the range has no commit."""
     first = next(core.log(since, until, False), None)
     return None if first is None else core.snapshot(first.epoch - 1)
 
 
 def history(
-    core: _core.Core, page: int, index: Any, since: EpochLike, until: EpochLike | None
+    core: Core, page: int, index: Any, since: EpochLike, until: EpochLike | None
 ) -> Iterator[tuple[Commit, Any]]:
     """Return the values that a page had; see :meth:`Page.history`."""
     _check_index(core, page, index)
@@ -235,7 +236,7 @@ def history(
 
 
 def _history(
-    core: _core.Core, page: int, index: Any, since: int, until: int
+    core: Core, page: int, index: Any, since: int, until: int
 ) -> Iterator[tuple[Commit, Any]]:
     before = _before(core, since, until)
     if before is None:
@@ -246,15 +247,17 @@ def _history(
     last = replay.value(index)
     for entry in core.log(since, until, False):
         commit = Commit(core, entry)
-        # A list, not a generator: every operation has to be applied.
-        if any([replay.apply(op) for op in commit._operations()]):
+        touched = False
+        for op in commit._operations():
+            touched |= replay.apply(op)
+        if touched:
             value = replay.value(index)
             if value is not None and not _same(value, last):
                 yield commit, value
             last = value
 
 
-def _check_index(core: _core.Core, page: int, index: Any) -> None:
+def _check_index(core: Core, page: int, index: Any) -> None:
     """Raise if no length of the page could make an index fit; only the first axis ever changes."""
     info = core.info(page)
     items = index if isinstance(index, tuple) else (index,)
@@ -275,7 +278,7 @@ def _is_array(item: Any) -> bool:
 
 
 def log(
-    core: _core.Core,
+    core: Core,
     page: PageLike | None,
     index: Any,
     since: EpochLike,
@@ -296,7 +299,7 @@ def log(
 
 
 def _log(
-    core: _core.Core,
+    core: Core,
     page: int | None,
     index: Any,
     since: int,
@@ -318,7 +321,7 @@ def _log(
             yield commit
 
 
-def _writers(core: _core.Core, page: int, index: Any, since: int, until: int) -> set[int]:
+def _writers(core: Core, page: int, index: Any, since: int, until: int) -> set[int]:
     """Return the epochs whose commit wrote a byte of what an index names."""
     found: set[int] = set()
     before = _before(core, since, until)
@@ -436,7 +439,7 @@ def _elements(snap: _core.Snap, info: _core.PageInfo | None, start: int, stop: i
     return snap.read(info.id, start, stop).view(info.dtype)
 
 
-def diff_page(core: _core.Core, a: _core.Snap, b: _core.Snap, page: PageLike) -> int:
+def diff_page(core: Core, a: _core.Snap, b: _core.Snap, page: PageLike) -> int:
     """Return the id of the page that a diff is asked for; a name may be of either state."""
     if isinstance(page, str):
         for snap in (b, a):

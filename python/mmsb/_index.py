@@ -1,19 +1,20 @@
 """Indices: which bytes of a page an index names, without touching the page.
 
-A basic index is applied to an array of the page's shape that is never read: the address and strides of the result
-say where the bytes are. So a few elements of a large page cost nothing for the rest of it.
+A basic index is applied to an array of the page's shape that is never read: the address and strides
+of the result say where the bytes are. So a few elements of a large page cost nothing for the rest
+of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
-from ._values import Array, DType, fill
+from ._values import Array, DType, fill, raw_bytes
 from .errors import ArgumentError, PageIndexError
 
 Offsets = npt.NDArray[np.int64]
@@ -42,10 +43,7 @@ def is_basic(index: Any) -> bool:
         item is None
         or item is Ellipsis
         or isinstance(item, slice)
-        or (
-            hasattr(item, "__index__")
-            and not isinstance(item, (bool, np.bool_, np.ndarray))
-        )
+        or (hasattr(item, "__index__") and not isinstance(item, (bool, np.bool_, np.ndarray)))
         for item in items
     )
 
@@ -122,7 +120,7 @@ def _locate_basic(dtype: DType, shape: tuple[int, ...], index: tuple[Any, ...]) 
 
 
 def _locate_rows(dtype: DType, shape: tuple[int, ...], key: Array) -> Located:
-    """An array of row numbers, or a mask of the leading axes."""
+    """Find rows by an array of numbers, or by a mask of the leading axes."""
     if key.dtype.kind == "b" and key.ndim:
         if key.shape != shape[: key.ndim]:
             raise PageIndexError(
@@ -144,7 +142,7 @@ def _locate_rows(dtype: DType, shape: tuple[int, ...], key: Array) -> Located:
 
 
 def _locate_elements(dtype: DType, shape: tuple[int, ...], index: tuple[Any, ...]) -> Located:
-    """Any other index: NumPy picks the coordinates, axis by axis."""
+    """Find elements by any other index: NumPy picks the coordinates, axis by axis."""
     offsets: Array = np.broadcast_to(np.zeros((), np.int64), shape)[index]
     step = dtype.itemsize
     for axis in reversed(range(len(shape))):
@@ -152,6 +150,17 @@ def _locate_elements(dtype: DType, shape: tuple[int, ...], index: tuple[Any, ...
         offsets = offsets + np.broadcast_to(along, shape)[index] * step
         step *= shape[axis]
     return Located(np.shape(offsets), dtype, np.reshape(offsets, -1), dtype.itemsize)
+
+
+def assigned(
+    dtype: DType, shape: tuple[int, ...], index: Any, values: Any, raw: bool = False
+) -> Array:
+    """Return what assigning `values` to `index` puts there, in its shape and dtype."""
+    names = field_names(index)
+    if names is not None:
+        return fill(values, np.dtype([(name, _field(dtype, name)[0]) for name in names]), shape)
+    place = locate(dtype, shape, index)
+    return fill(values, place.dtype, place.shape, raw)
 
 
 def encode(
@@ -165,17 +174,15 @@ def encode(
     >>> part.offsets.tolist(), part.data.tolist()
     ([0, 6], [[7, 0], [7, 0]])
     """
+    filled = assigned(dtype, shape, index, values, raw)
     names = field_names(index)
     if names is None:
-        return [_part(locate(dtype, shape, index), values, raw)]
-    kinds = [(name, _field(dtype, name)[0]) for name in names]
-    packed = fill(values, np.dtype(kinds), shape)
-    return [_part(locate(dtype, shape, name), packed[name]) for name in names]
+        return [_part(locate(dtype, shape, index), filled)]
+    return [_part(locate(dtype, shape, name), filled[name]) for name in names]
 
 
-def _part(place: Located, values: Any, raw: bool = False) -> Part:
-    filled = fill(values, place.dtype, place.shape, raw)
-    data = filled.reshape(-1).view(np.uint8)
+def _part(place: Located, filled: Array) -> Part:
+    data = raw_bytes(filled)
     return Part(place.offsets, data.reshape(place.offsets.size, -1 if data.size else place.size))
 
 
@@ -206,7 +213,7 @@ def join(starts: Offsets, stops: Offsets, gap: int = 0) -> list[tuple[int, int]]
     return list(zip(starts[first].tolist(), stops[last].tolist(), strict=True))
 
 
-def overlaps(named: list[tuple[int, int]], written: Iterator[tuple[int, int]]) -> bool:
+def overlaps(named: list[tuple[int, int]], written: Iterable[tuple[int, int]]) -> bool:
     """Tell whether a written range has a byte in common with one of the named, which ascend."""
     if not named:
         return False

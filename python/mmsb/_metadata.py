@@ -1,7 +1,7 @@
 """Metadata of commits and pages: JSON objects in one canonical text.
 
-The text is UTF-8 with sorted keys and no spaces, without NaN or infinity, integers within 64 bits. It is checked
-where it is given, so a commit cannot fail for it.
+The text is UTF-8 with sorted keys and no spaces, without NaN or infinity, integers within 64 bits.
+It is checked where it is given, so a commit cannot fail for it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def meta_text(meta: Mapping[str, Any] | None) -> str:
     text = dumps(meta)
     if len(text.encode()) > MAX_BYTES:
         raise ArgumentError(
-            f"metadata of {len(text.encode())} bytes is over the limit of 64 KiB; store it in a page"
+            f"metadata of {len(text.encode())} bytes is over 64 KiB; store it in a page"
         )
     return text
 
@@ -62,14 +62,14 @@ def dumps(value: Any) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ArgumentError("metadata text must be valid Unicode without lone surrogates") from error
+        raise ArgumentError("metadata must be valid Unicode, without lone surrogates") from error
     return text
 
 
 def _plain(value: Any, where: str, depth: int) -> Any:
     """Return a value as JSON knows it, or say what in it cannot be stored."""
     if depth > _MAX_DEPTH:
-        raise ArgumentError(f"metadata is nested deeper than {_MAX_DEPTH} levels; store it in a page")
+        raise ArgumentError(f"metadata is nested over {_MAX_DEPTH} deep; store it in a page")
     if isinstance(value, (np.bool_, np.integer)):
         value = value.item()
     elif isinstance(value, np.floating):
@@ -141,9 +141,7 @@ class How(NamedTuple):
     durability: str | None
 
 
-def how(
-    source: str | None, meta: Mapping[str, Any] | None, durability: str | None
-) -> How:
+def how(source: str | None, meta: Mapping[str, Any] | None, durability: str | None) -> How:
     """Return what a commit says about itself, checked."""
     if source is not None:
         check_name(source, "source")

@@ -38,19 +38,21 @@ def write_parts(core: _core.Core, page: int, parts: list[_index.Part], about: Ho
 class Page(_core.PageBase):
     """A handle of one page: array-like, but not an array.
 
-    ``page[...]`` and ``page.read()`` give read-only arrays of the newest epoch, without a copy where it can be. Such
-    an array never changes: read again in a loop. ``page[...] = values`` and the methods that change the page are one
-    commit each and return the epoch that shows it; with a ``disk`` bus each waits for a sync.
+    ``page[...]`` and ``page.read()`` give read-only arrays of the newest epoch, without a copy
+    where it can be. Such an array never changes: read again in a loop. ``page[...] = values`` and
+    the methods that change the page are one commit each and return the epoch that shows it; with a
+    ``disk`` bus each waits for a sync.
 
-    Values are assigned as NumPy assigns them, with ``same_kind`` casting; integers that do not fit raise, and a dtype
-    such as ``U8`` truncates text.
+    Values are assigned as NumPy assigns them, with ``same_kind`` casting; integers that do not fit
+    raise, and a dtype such as ``U8`` truncates text.
 
-    A handle belongs to its bus: a fork has its own handles. Two handles are equal if they name the same page of the
-    same bus. ``page[...] += x`` and ``page += x`` do not work, because views are read-only; write
-    ``page[...] = page[...] + x``, or edit in place in a transaction: ``tx[page] += x``.
+    A handle belongs to its bus: a fork has its own handles. Two handles are equal if they name the
+    same page of the same bus. ``page[...] += x`` and ``page += x`` do not work, because views are
+    read-only; write ``page[...] = page[...] + x``, or edit in place in a transaction: ``tx[page] +=
+    x``.
 
-    Inside ``with bus.transaction() as tx:`` only ``tx.`` calls belong to the transaction: ``page[...] = x`` there is a
-    commit of its own and survives an abort.
+    Inside ``with bus.transaction() as tx:`` only ``tx.`` calls belong to the transaction:
+    ``page[...] = x`` there is a commit of its own and survives an abort.
 
     Handles come from :meth:`Bus.create_page`, ``bus[name]`` and :meth:`Transaction.create_page`.
 
@@ -102,7 +104,7 @@ class Page(_core.PageBase):
 
     @property
     def stale(self) -> bool:
-        """Whether its bytes are older than those that they are computed from; only a derived page can be."""
+        """Whether its bytes are older than what they are computed from, as a derived page's can be."""
         self.info()
         return False
 
@@ -208,7 +210,9 @@ class Page(_core.PageBase):
         meta: Mapping[str, Any] | None = None,
         durability: str | None = None,
     ) -> int:
-        """Change the length of the first axis as one commit. Kept rows keep their bytes, new ones are zero.
+        """Change the length of the first axis as one commit.
+
+        Kept rows keep their bytes, new ones are zero.
 
         Parameters
         ----------
@@ -413,8 +417,8 @@ class Page(_core.PageBase):
 
     def _in_place(self, other: Any) -> NoReturn:
         raise ArgumentTypeError(
-            f"{self!r} cannot be changed in place: use tx[page] += x, with tx.edit(page, index) for a part, "
-            "in a transaction, or page[...] = page[...] + x"
+            f"{self!r} cannot be changed in place: in a transaction use tx[page] += x, "
+            "or tx.edit(page, index) for a part; else page[...] = page[...] + x"
         )
 
     __iadd__ = __isub__ = __imul__ = __itruediv__ = __ifloordiv__ = __imod__ = __ipow__ = _in_place

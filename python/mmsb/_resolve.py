@@ -1,4 +1,4 @@
-"""What users mean: pages by handle, name or id; epochs by number, tag, commit or snapshot; moments in time."""
+"""What users mean: pages by handle, name or id, epochs in four ways, moments in time."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, NoReturn, SupportsIndex, TypeAlias
 import numpy as np
 
 from . import _core, _metadata
+from ._core import Core
 from .errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -21,14 +22,14 @@ from .errors import (
 
 _U64 = 1 << 64
 _SECOND = 1_000_000_000
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 class AtEpoch(ABC):
     """Something that stands for one epoch of one bus: a commit or a snapshot."""
 
     __slots__ = ()
-    _core: _core.Core
+    _core: Core
 
     @property
     @abstractmethod
@@ -85,7 +86,7 @@ def page_key(core: _core.Core, page: Any) -> int | str:
     if isinstance(page, _core.PageBase):
         if page.core is not core:
             raise ArgumentError(
-                f"{page!r} is a handle of another bus; a bus has handles of its own, as in fork['pos']"
+                f"{page!r} is a handle of another bus; each has its own, as in fork['pos']"
             )
         return page.id
     if isinstance(page, (bool, np.bool_)) or not hasattr(page, "__index__"):
@@ -96,7 +97,7 @@ def page_key(core: _core.Core, page: Any) -> int | str:
 
 
 def contained_key(core: _core.Core, page: object) -> int | str | None:
-    """Return the id or the name that ``page in ...`` asks for, None for what is no page of this bus."""
+    """Return the id or name that ``page in ...`` asks for, None for no page of this bus."""
     if isinstance(page, _core.PageBase) and page.core is not core:
         return None
     if isinstance(page, (bool, np.bool_)):
@@ -187,7 +188,8 @@ def nanoseconds(moment: TimeLike) -> int:
     >>> nanoseconds(datetime.datetime(1970, 1, 2))
     Traceback (most recent call last):
         ...
-    mmsb.errors.ArgumentError: as_of is a datetime without a time zone; give one, as in tzinfo=timezone.utc
+    mmsb.errors.ArgumentError: as_of is a datetime without a time zone; give one, as in
+    tzinfo=timezone.utc
     """
     if isinstance(moment, np.datetime64):
         if np.isnat(moment) or np.datetime_data(moment.dtype)[0] == "generic":

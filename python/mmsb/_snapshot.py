@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import _core
+from ._core import Core, Snap
 from ._metadata import meta_dict
 from ._resolve import AtEpoch, PageLike, contained_key, no_page, page_id_in, refuse_pickle
 from ._values import Array, DType
@@ -49,9 +49,10 @@ class PageDescription:
 class Snapshot(AtEpoch, Mapping[str, Array]):
     """All pages at one epoch: a mapping of page names to read-only arrays.
 
-    Two reads of a bus may be two epochs; take a snapshot to see pages together. It costs the same for any number of
-    pages, holds its epoch in memory until it is closed, and outlives the bus. Arrays taken from it stay when it is
-    closed. Pages are found by name, by id or by a handle, deleted since or not.
+    Two reads of a bus may be two epochs; take a snapshot to see pages together. It costs the same
+    for any number of pages, holds its epoch in memory until it is closed, and outlives the bus.
+    Arrays taken from it stay when it is closed. Pages are found by name, by id or by a handle,
+    deleted since or not.
 
     Snapshots come from :meth:`Bus.snapshot`. They compare and hash by identity.
 
@@ -85,7 +86,7 @@ class Snapshot(AtEpoch, Mapping[str, Array]):
 
     __slots__ = ("__weakref__", "_core", "_snap")
 
-    def __init__(self, core: _core.Core, snap: _core.Snap) -> None:
+    def __init__(self, core: Core, snap: Snap) -> None:
         self._core = core
         self._snap = snap
 

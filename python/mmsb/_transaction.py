@@ -1,13 +1,13 @@
 """Transactions: private copies of pages, and the commit that makes them public.
 
-A transaction keeps a `_Draft` of each page that it changes. Structural operations go into the batch as they are made,
-so names may move between pages; what was written is found in the drafts' memory when the transaction ends, and
-follows them. Applying that batch in order to the base gives what the transaction saw last.
+A transaction keeps a `Draft` of each page that it changes. Structural operations go into the batch
+as they are made, so names may move between pages; what was written is found in the drafts' memory
+when the transaction ends, and follows them. Applying that batch in order to the base gives what the
+transaction saw last.
 """
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NoReturn, SupportsIndex, TypeVar, overload
 
@@ -17,10 +17,11 @@ import numpy.typing as npt
 from . import _core, _index, _logging
 from ._create import NewPage, new_page, new_shape
 from ._delta import Delta
-from ._metadata import How, check_name, how, meta_text
+from ._draft import Draft
+from ._metadata import How, check_name, meta_text
 from ._page import LostPage, Page
-from ._resolve import PageLike, contained_key, no_page, page_key, positive
-from ._values import RAW, Array, DType, fill, raw_bytes, rows_of
+from ._resolve import PageLike, contained_key, no_page, number, page_key
+from ._values import Array, raw_bytes, rows_of
 from .errors import (
     ConflictError,
     ForkedHandleError,
@@ -31,79 +32,31 @@ from .errors import (
 
 T = TypeVar("T")
 
-_BLOCK = 16 * 1024
 _ABSENT = object()
-
-
-class _Draft:
-    """One page as a transaction sees it."""
-
-    __slots__ = ("created", "deleted", "dtype", "given", "id", "name", "nbytes", "raw", "shape")
-    __slots__ += ("stage", "whole")
-
-    def __init__(
-        self,
-        page: int,
-        name: str | None,
-        dtype: DType,
-        raw: bool,
-        shape: tuple[int, ...],
-        nbytes: int,
-        created: bool,
-    ) -> None:
-        self.id = page
-        self.name = name
-        self.dtype = dtype
-        self.raw = raw
-        self.shape = shape
-        self.nbytes = nbytes
-        self.created = created
-        self.deleted = False
-        self.stage: _core.Stage | None = None
-        self.whole: Array | None = None
-        self.given: list[weakref.ref[Array]] = []
-
-    def memory(self, base: _core.Snap) -> _core.Stage:
-        """Return the private memory, made when first needed."""
-        if self.stage is None:
-            self.stage = _core.Stage(None if self.created else base, self.id, self.nbytes)
-        return self.stage
-
-    def give(self, array: Array) -> Array:
-        """Remember an array that is handed out, to make it read-only in time."""
-        self.given.append(weakref.ref(array))
-        return array
-
-    def freeze(self) -> None:
-        """Make all arrays that were handed out read-only."""
-        for reference in self.given:
-            array = reference()
-            if array is not None:
-                array.flags.writeable = False
-        self.given.clear()
-        self.whole = None
 
 
 class Transaction:
     """A set of changes that become one commit, or none.
 
-    Made by :meth:`Bus.transaction` and used as a context manager. It sees the epoch at which it began and its own
-    writes; nothing of it is visible outside before the block ends. An exception in the block discards it: commit
-    before you raise if the step must be in the log.
+    Made by :meth:`Bus.transaction` and used as a context manager. It sees the epoch at which it
+    began and its own writes; nothing of it is visible outside before the block ends. An exception
+    in the block discards it: commit before you raise if the step must be in the log.
 
-    Only ``tx.`` calls belong to the transaction. ``page[...] = x`` inside the block is a commit of its own and
-    survives an abort.
+    Only ``tx.`` calls belong to the transaction. ``page[...] = x`` inside the block is a commit of
+    its own and survives an abort.
 
-    ``tx[page]`` is a private array of the page. Edit it in place, as in ``x += 1``, not ``x = x + 1``; the elements
-    that changed are found when the block ends, so setting an edited value back to its base is not a write. What
-    ``tx.write`` and ``tx.apply`` name is written also where it is equal. All arrays of one page share one memory.
+    ``tx[page]`` is a private array of the page. Edit it in place, as in ``x += 1``, not ``x = x +
+    1``; the elements that changed are found when the block ends, so setting an edited value back to
+    its base is not a write. What ``tx.write`` and ``tx.apply`` name is written also where it is
+    equal. All arrays of one page share one memory.
 
-    Another commit conflicts if it changed an element that this one wrote, a page that it gave to :meth:`read`, or
-    the meaning of a name that it looked up; then the end of the block raises :class:`ConflictError` and nothing
-    happened. :meth:`Bus.run` tries again. Plain edits do not conflict with changes of other elements.
+    Another commit conflicts if it changed an element that this one wrote, a page that it gave to
+    :meth:`read`, or the meaning of a name that it looked up; then the end of the block raises
+    :class:`ConflictError` and nothing happened. :meth:`Bus.run` tries again. Plain edits do not
+    conflict with changes of other elements.
 
-    A transaction belongs to no thread or task, but do not await inside one: other tasks' commits would conflict with
-    it for all that time. Use ``await asyncio.to_thread(bus.run, fn)``.
+    A transaction belongs to no thread or task, but do not await inside one: other tasks' commits
+    would conflict with it for all that time. Use ``await asyncio.to_thread(bus.run, fn)``.
 
     Attributes
     ----------
@@ -127,8 +80,21 @@ class Transaction:
            [0.5, 0.5]], dtype=float32)
     """
 
-    __slots__ = ("_about", "_base", "_batch", "_core", "_drafts", "_handles", "_looked_up")
-    __slots__ += ("_names", "_next_id", "_read", "_state", "changed", "epoch")
+    __slots__ = (
+        "_about",
+        "_base",
+        "_batch",
+        "_core",
+        "_drafts",
+        "_handles",
+        "_looked_up",
+        "_names",
+        "_next_id",
+        "_read",
+        "_state",
+        "changed",
+        "epoch",
+    )
     __iter__ = None
 
     epoch: int | None
@@ -140,7 +106,7 @@ class Transaction:
         self._state: Literal["new", "open", "ended"] = "new"
         self._base: _core.Snap
         self._batch = _core.Batch()
-        self._drafts: dict[int, _Draft] = {}
+        self._drafts: dict[int, Draft] = {}
         self._names: dict[str, int | None] = {}
         self._looked_up: set[str] = set()
         self._read: set[int] = set()
@@ -177,14 +143,14 @@ class Transaction:
             if not committed:
                 for handle in self._handles:
                     handle.__class__ = LostPage
-            self._drafts = {}
+            self._drafts, self._handles = {}, []
             self._base.close()
 
     def _finish(self) -> None:
         batch = self._batch
         for page, draft in self._drafts.items():
-            if draft.stage is not None and not draft.deleted:
-                batch.stage(page, draft.stage, 1 if draft.raw else draft.dtype.itemsize)
+            if draft.touched:
+                batch.stage(page, draft.stage(), 1 if draft.raw else draft.dtype.itemsize)
         for name in sorted(self._looked_up):
             batch.check_name(name)
         for page in sorted(self._read):
@@ -200,7 +166,7 @@ class Transaction:
         draft = self._draft(page)
         # tx[page] += x hands back the array that it was given.
         if values is None or values is not draft.whole:
-            self._write(draft, ..., values)
+            draft.write(..., values)
 
     def __contains__(self, page: object) -> bool:
         self._check_open()
@@ -217,15 +183,15 @@ class Transaction:
         page : Page, str or int
             The page. ``tx[page]`` is the same as ``tx.edit(page)``.
         index : basic index, optional
-            A part, for large pages: only its blocks are copied. A fancy or boolean index is refused, because NumPy
-            would give a copy; use ``tx.edit(page)[index] op= value``.
+            A part, for large pages: only its blocks are copied. A fancy or boolean index is
+            refused, because NumPy would give a copy; use ``tx.edit(page)[index] op= value``.
 
         Returns
         -------
         ndarray
-            Private to the transaction, without axes for one element. What differs from the base when the block ends
-            is written. It becomes read-only at the end, and when the page is resized. NumPy's own rules hold for what
-            is assigned to it.
+            Private to the transaction, without axes for one element. What differs from the base
+            when the block ends is written. It becomes read-only at the end, and when the page is
+            resized. NumPy's own rules hold for what is assigned to it.
 
         Examples
         --------
@@ -240,18 +206,14 @@ class Transaction:
         """
         draft = self._draft(page)
         if index is ...:
-            return self._whole(draft)
+            return draft.edit()
         _index.reject_fancy(index)
-        stage = draft.memory(self._base)
-        for start, stop in _index.ranges(draft.dtype, draft.shape, index, _BLOCK):
-            stage.load(start, stop)
-        # The array is 0-d rather than a scalar, so that it can be written to.
-        basic = not (isinstance(index, str) or _index.field_names(index))
-        part = self._array(draft)[_index.with_ellipsis(index) if basic else index]
-        return draft.give(part)
+        return draft.edit_part(index)
 
     def read(self, page: PageLike) -> Array:
-        """Give a read-only array of a page as the transaction sees it, and conflict if another commit changes it.
+        """Give a read-only array of a page as the transaction sees it.
+
+        The transaction conflicts if another commit changes the page.
 
         Parameters
         ----------
@@ -274,15 +236,9 @@ class Transaction:
         np.float64(2.0)
         """
         draft = self._draft(page)
-        if not draft.created:
+        if draft.base is not None:
             self._read.add(draft.id)
-            if draft.stage is None:
-                return self._base.view(draft.id)
-        stage = draft.memory(self._base)
-        stage.load(0, draft.nbytes)
-        copy = self._array(draft).copy()
-        copy.flags.writeable = False
-        return copy
+        return draft.copy()
 
     @overload
     def write(self, page: PageLike, values: Any, /) -> None: ...
@@ -314,9 +270,9 @@ class Transaction:
         """
         draft = self._draft(page)
         if values is _ABSENT:
-            self._write(draft, ..., index)
+            draft.write(..., index)
         else:
-            self._write(draft, index, values)
+            draft.write(index, values)
 
     def append(self, page: PageLike, rows: Any) -> int:
         """Add rows at the end of a page.
@@ -348,7 +304,7 @@ class Transaction:
         if len(data):
             start = draft.nbytes
             self._resize(draft, (first + len(data), *draft.shape[1:]))
-            self._put(draft, start, raw_bytes(data))
+            draft.put(start, raw_bytes(data))
         return first
 
     def apply(self, delta: Delta) -> None:
@@ -373,7 +329,7 @@ class Transaction:
         draft = self._draft(delta.page)
         delta.check_fits(draft.nbytes)
         for (start, _), chunk in zip(delta.ranges, delta.chunks, strict=True):
-            self._put(draft, start, np.frombuffer(chunk, np.uint8))
+            draft.put(start, np.frombuffer(chunk, np.uint8))
 
     def create_page(
         self,
@@ -391,8 +347,8 @@ class Transaction:
         Returns
         -------
         Page
-            A handle, valid in the transaction, and on the bus after it. If the transaction does not commit, the
-            handle raises.
+            A handle, valid in the transaction, and on the bus after it. If the transaction does not
+            commit, the handle raises.
 
         Examples
         --------
@@ -405,8 +361,7 @@ class Transaction:
         array([1., 1.])
         """
         self._check_open()
-        limit = self._core.stats().get("max_memory", 1 << 63)
-        page = new_page(name, shape, dtype, data, size, meta, limit)
+        page = new_page(self._core, name, shape, dtype, data, size, meta)
         if page.name is not None and (taken := self._look_up(page.name)) is not None:
             draft = self._drafts_of(taken)
             if not exist_ok or not page.matches(draft.dtype, draft.raw, draft.shape):
@@ -421,15 +376,13 @@ class Transaction:
             number, page.name, page.dtype_text, itemsize, page.shape, page.nbytes, page.meta
         )
         self._next_id += 1
-        draft = _Draft(
-            number, page.name, page.dtype, page.raw, page.shape, page.nbytes, created=True
-        )
+        draft = Draft(None, number, page.name, page.dtype, page.raw, page.shape, page.nbytes)
         self._drafts[number] = draft
         if page.name is not None:
             self._names[page.name] = number
         content = page.data_bytes
         if content is not None:
-            self._put(draft, 0, content)
+            draft.put(0, content)
         handle = Page(self._core, number)
         self._handles.append(handle)
         return handle
@@ -454,8 +407,7 @@ class Transaction:
         """
         draft = self._draft(page)
         self._batch.delete(draft.id)
-        draft.freeze()
-        draft.deleted, draft.stage = True, None
+        draft.delete()
         if draft.name is not None:
             self._names[draft.name] = None
 
@@ -494,7 +446,9 @@ class Transaction:
         draft.name = name
 
     def resize(self, page: PageLike, shape: SupportsIndex | tuple[SupportsIndex, ...]) -> None:
-        """Change the length of the first axis. Edits made so far stay; earlier arrays become read-only.
+        """Change the length of the first axis.
+
+        Edits made so far stay; earlier arrays become read-only.
 
         Parameters
         ----------
@@ -589,29 +543,29 @@ class Transaction:
         )
 
     def _look_up(self, name: str) -> int | None:
-        """Return the page that has a name now; what the base says about it becomes part of the commit."""
+        """Return the page that has a name; what the base says about it is checked at the end."""
         if name in self._names:
             return self._names[name]
         self._looked_up.add(name)
         return self._base.find(name)
 
-    def _find(self, page: int) -> _Draft | None:
+    def _find(self, page: int) -> Draft | None:
         draft = self._drafts.get(page)
         if draft is None:
             info = self._base.info(page)
             if info is None:
                 return None
-            draft = _Draft(
-                page, info.name, info.dtype, info.raw, info.shape, info.nbytes, created=False
+            draft = Draft(
+                self._base, page, info.name, info.dtype, info.raw, info.shape, info.nbytes
             )
             self._drafts[page] = draft
         return None if draft.deleted else draft
 
-    def _drafts_of(self, page: int) -> _Draft:
+    def _drafts_of(self, page: int) -> Draft:
         draft = self._find(page)
         return no_page(page, " in the transaction") if draft is None else draft
 
-    def _draft(self, page: PageLike) -> _Draft:
+    def _draft(self, page: PageLike) -> Draft:
         self._check_open()
         key = page_key(self._core, page)
         if isinstance(key, str):
@@ -621,46 +575,12 @@ class Transaction:
             no_page(key, " in the transaction")
         return self._drafts_of(key)
 
-    def _array(self, draft: _Draft) -> Array:
-        return draft.memory(self._base).array(draft.dtype, draft.shape)
-
-    def _whole(self, draft: _Draft) -> Array:
-        if draft.whole is None:
-            draft.memory(self._base).load(0, draft.nbytes)
-            draft.whole = draft.give(self._array(draft))
-        return draft.whole
-
-    def _write(self, draft: _Draft, index: Any, values: Any) -> None:
-        if index is ...:
-            self._put(draft, 0, raw_bytes(fill(values, draft.dtype, draft.shape, draft.raw)))
-            return
-        # All that can fail comes first, so a refused value leaves nothing behind.
-        parts = _index.encode(draft.dtype, draft.shape, index, values, draft.raw)
-        memory = draft.memory(self._base)
-        flat = memory.array(RAW, (draft.nbytes,))
-        for offsets, data in parts:
-            size = data.shape[1]
-            for start, stop in _index.join(offsets, offsets + size):
-                memory.load(start, stop)
-                memory.name(start, stop)
-            for offset, chunk in zip(offsets.tolist(), data, strict=True):
-                flat[offset : offset + size] = chunk
-
-    def _put(self, draft: _Draft, start: int, data: npt.NDArray[np.uint8]) -> None:
-        memory = draft.memory(self._base)
-        stop = start + data.size
-        memory.load(start, stop)
-        memory.name(start, stop)
-        memory.array(RAW, (draft.nbytes,))[start:stop] = data
-
-    def _resize(self, draft: _Draft, shape: tuple[int, ...]) -> None:
+    def _resize(self, draft: Draft, shape: tuple[int, ...]) -> None:
         if shape == draft.shape:
             return
         nbytes = new_shape(draft.shape, draft.dtype.itemsize, shape)[1]
-        stage = draft.memory(self._base).resize(nbytes)
+        draft.resize(shape, nbytes)
         self._batch.resize(draft.id, shape, nbytes)
-        draft.freeze()
-        draft.stage, draft.shape, draft.nbytes = stage, shape, nbytes
 
 
 def taken_name(page: NewPage, there: Any) -> PageExistsError:
@@ -671,23 +591,22 @@ def taken_name(page: NewPage, there: Any) -> PageExistsError:
     )
 
 
-def run(
-    core: _core.Core, fn: Callable[[Transaction], T], retries: SupportsIndex, about: How
-) -> T:
+def run(core: _core.Core, fn: Callable[[Transaction], T], retries: SupportsIndex, about: How) -> T:
     """Run a function in a transaction, again on a conflict; see :meth:`Bus.run`."""
-    left = positive(retries, "retries") if retries else 0
+    left = number(retries, "retries")
     while True:
         try:
             with begin(core, about) as tx:
                 return fn(tx)
         except ConflictError:
-            if not left:
+            if left <= 0:
                 raise
             left -= 1
 
 
 def begin(core: _core.Core, about: How) -> Transaction:
     """Return a transaction of a bus that can be written."""
+    _logging.follow()
     if core.mode == "r":
         raise ReadOnlyError("the bus was opened for reading; open it with mode='r+' to write")
     return Transaction(core, about)

@@ -1,7 +1,8 @@
 """Dtypes and values: how Python objects become the bytes of a page.
 
-A page stores its dtype as JSON text: the descr of the npy format, or "" for raw bytes. Values are assigned as NumPy
-assigns them, but only with `same_kind` casting, and an integer that does not fit raises instead of wrapping.
+A page stores its dtype as JSON text: the descr of the npy format, or "" for raw bytes. Values are
+assigned as NumPy assigns them, but only with `same_kind` casting, and an integer that does not fit
+raises instead of wrapping.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def byte_size(shape: tuple[int, ...], itemsize: int) -> int:
     # A zero among the lengths must not let the others pass: NumPy refuses them too.
     if math.prod(n for n in shape if n) * itemsize > MAX_PAGE_BYTES:
         raise ArgumentError(
-            f"a page of shape {shape} with {itemsize} bytes an element is over the limit of 2**40 bytes"
+            f"a page of shape {shape} with {itemsize} bytes an element is over 2**40 bytes"
         )
     return math.prod(shape) * itemsize
 
@@ -157,7 +158,7 @@ def natural(values: Any) -> Array:
         raise InvalidDeltaError(f"these values make no array: {error}") from error
     if array.dtype.hasobject:
         raise ArgumentError(
-            f"{type(values).__name__} makes an array of Python objects; a page takes only plain values"
+            f"{type(values).__name__} makes an array of Python objects; a page takes plain values"
         )
     return array
 
@@ -261,7 +262,7 @@ def fill(values: Any, dtype: DType, shape: tuple[int, ...], raw: bool = False) -
 
 
 def rows_of(values: Any, dtype: DType, shape: tuple[int, ...], raw: bool, what: str) -> Array:
-    """Return values as whole rows of a page: any length on the first axis, the rest as the page has it."""
+    """Return values as whole rows of a page: any number, each as the page has them."""
     if not shape:
         raise ArgumentError(f"{what} needs a page with a first axis; this page has one element")
     rows = convert(values, dtype, raw)

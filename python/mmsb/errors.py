@@ -1,7 +1,8 @@
 """The exceptions of MMSB.
 
-Every failure of a bus is an :class:`MMSBError` with a stable kebab-case `code`. Each class also derives from the
-builtin that fits it, so ``except KeyError`` around a look-up works as it does for a dict.
+Every failure of a bus is an :class:`MMSBError` with a stable kebab-case `code`. Each class also
+derives from the builtin that fits it, so ``except KeyError`` around a look-up works as it does for
+a dict.
 
 The native core names the class and fills in the details; see :func:`make`.
 """
@@ -227,7 +228,7 @@ class TooManySnapshotsError(MMSBError):
 
 
 class CommitOutcomeUnknownError(MMSBError):
-    """A commit failed while it was made durable; opening the bus again tells whether it is there."""
+    """A commit failed while it was made durable; opening the bus again tells if it is there."""
 
     code = "commit-outcome-unknown"
 
@@ -261,9 +262,7 @@ _CLASSES: dict[str, type[MMSBError]] = {
 }
 
 
-def _rebuild(
-    cls: type[MMSBError], code: str, message: str, detail: Mapping[str, Any]
-) -> MMSBError:
+def _rebuild(cls: type[MMSBError], code: str, message: str, detail: Mapping[str, Any]) -> MMSBError:
     error = cls(message)
     if error.code != code:
         error.code = code

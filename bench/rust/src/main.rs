@@ -213,6 +213,22 @@ fn large(dir: &Path, effort: Effort) -> Res<()> {
     let place = |picks: &mut Picks| u64::from(picks.below(blocks)) << 14;
     let mut copy = vec![1; effort.large];
     let (mut picks, mut stamp) = (Picks::new(0), 0);
+
+    // Each poke is in a block of its own, so the view keeps the block that it replaces.
+    let mut poke = |count: u64| {
+        (0..count).try_for_each(|_| {
+            stamp += 1;
+            ours.poke(stamp << 14, stamp)
+        })
+    };
+    let some = 16;
+    poke(some)?;
+    let before = ours.memory()?;
+    poke(some)?;
+    let taken = ours.memory()?.saturating_sub(before) / some;
+    race::report("large-bytes", Role::Floor, "the page", &mut [effort.large as f64 / 1024.0]);
+    race::report("large-bytes", Role::Mmsb, "MMSB", &mut [taken as f64 / 1024.0]);
+
     {
         let mut race = Race::new("large-write", 1);
         race.enter(Role::Floor, "copy of the page", |ops| {

@@ -29,7 +29,7 @@ impl Mmsb {
             batch.clear();
             for key in first..count.min(first + CHUNK) {
                 initial(key, &mut value);
-                batch.create(id(key), &raw_page(size));
+                create_raw(&mut batch, id(key), size);
                 batch.write(id(key), 0, &value);
             }
             bus.commit(&mut batch, None, &HOW)?;
@@ -42,7 +42,7 @@ impl Mmsb {
         let options = Options { durability: Some(Durability::Os), ..Options::default() };
         let bus = Bus::create(dir, &options)?;
         let mut batch = Batch::new();
-        batch.create(1, &raw_page(size));
+        create_raw(&mut batch, 1, size);
         bus.commit(&mut batch, None, &HOW)?;
         let mut part = vec![0; 16 << 20];
         for at in (0..size).step_by(part.len()) {
@@ -58,6 +58,14 @@ impl Mmsb {
         Ok(Mmsb { bus, batch: Mutex::new(Batch::new()) })
     }
 
+    /// Bytes that the arena holds.
+    pub fn memory(&self) -> Res<u64> {
+        let stats = self.bus.stats()?;
+        let bytes =
+            stats.iter().find(|(name, _)| *name == "memory_bytes").ok_or("no memory_bytes")?;
+        Ok(bytes.1)
+    }
+
     /// Eight bytes of the one large page.
     pub fn poke(&self, at: u64, stamp: u64) -> Res<()> {
         self.bus.write(1, at, &stamp.to_le_bytes(), &HOW)?;
@@ -69,16 +77,19 @@ fn id(key: u32) -> u64 {
     u64::from(key) + 1
 }
 
-fn raw_page(size: usize) -> NewPage<'static> {
-    NewPage {
+/// A page of raw bytes. Its shape is its size.
+fn create_raw(batch: &mut Batch, id: u64, size: usize) {
+    let nbytes = size as u64;
+    let page = NewPage {
         name: None,
         dtype: "",
         itemsize: 1,
-        shape: &[],
-        nbytes: size as u64,
+        shape: &[nbytes],
+        nbytes,
         meta: "",
         location: 0,
-    }
+    };
+    batch.create(id, &page);
 }
 
 impl Commit for Mmsb {

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
-import mmsb
 import numpy as np
 import numpy.typing as npt
+
+import mmsb
 from mmsb.cli.output import Output
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -66,15 +67,10 @@ def opened(
         yield bus
 
 
-def page_argument(snapshot: mmsb.Snapshot, text: str) -> Any:
-    """Find the page that the user means: by name, else a number is an id."""
-    wanted = text if text in snapshot else _number(text)
-    for page in snapshot.pages:
-        if wanted is not None and wanted in (page.id, page.name):
-            return page
-    raise mmsb.PageNotFoundError(
-        f"no page {text!r} at epoch {snapshot.epoch}; `mmsb pages` lists all"
-    )
+def page_key(snapshot: mmsb.Snapshot, text: str) -> int | str:
+    """Take text for the name of a page, else a number for the id of one."""
+    number = _number(text)
+    return text if number is None or text in snapshot else number
 
 
 def when(time_ns: int) -> str:

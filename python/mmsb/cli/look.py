@@ -7,15 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import mmsb
 import numpy as np
+
+import mmsb
 from mmsb.cli.common import (
     Commands,
     add_directory,
     add_epoch,
     command,
     opened,
-    page_argument,
+    page_key,
     values,
     when,
 )
@@ -124,8 +125,9 @@ def run_pages(args: argparse.Namespace, out: Output) -> int:
 def run_show(args: argparse.Namespace, out: Output) -> int:
     """Show the values of a page."""
     with opened(args, out) as bus, bus.snapshot(args.epoch) as then:
-        page = page_argument(then, args.page)
-        array = then[page.id]
+        key = page_key(then, args.page)
+        array = then[key]
+        page = next(page for page in then.pages if key in (page.id, page.name))
         epoch = then.epoch
     if out.as_json:
         out.json({"at_epoch": epoch, **describe(page), "values": values(array)})
@@ -137,7 +139,7 @@ def run_show(args: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def describe(page: mmsb.PageInfo) -> dict[str, Any]:
+def describe(page: mmsb.PageDescription) -> dict[str, Any]:
     """Describe a page as JSON."""
     return {
         "id": page.id,

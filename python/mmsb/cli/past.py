@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+from dataclasses import asdict
 from typing import Any
 
 import mmsb
@@ -14,7 +15,7 @@ from mmsb.cli.common import (
     command,
     epoch_argument,
     opened,
-    page_argument,
+    page_key,
     values,
     when,
 )
@@ -77,7 +78,7 @@ def run_log(args: argparse.Namespace, out: Output) -> int:
     rows = []
     with opened(args, out) as bus, bus.snapshot() as now:
         if args.page is not None:
-            filters["page"] = page_argument(now, args.page).id
+            filters["page"] = page_key(now, args.page)
         names = {page.id: page.name for page in now.pages}
         commits = iter(bus.log(reverse=True, **filters))
         for commit in itertools.islice(commits, limit):
@@ -88,7 +89,7 @@ def run_log(args: argparse.Namespace, out: Output) -> int:
                 rows.append(_row(facts, names))
         more = not out.as_json and next(commits, None) is not None
     if not out.as_json:
-        out.table([">epoch", "time (UTC)", "source", "pages", ">bytes", "meta"], rows)
+        out.table([">epoch", "time (UTC)", "source", "pages", ">bytes", "changes", "meta"], rows)
         if more:
             out.note(f"the newest {limit} are shown; -n N shows more")
     return 0
@@ -100,7 +101,7 @@ def run_diff(args: argparse.Namespace, out: Output) -> int:
         wanted = None
         if args.page is not None:
             with bus.snapshot(args.b) as later:
-                wanted = page_argument(later, args.page).id
+                wanted = page_key(later, args.page)
         entries = [
             {
                 "page": entry.page,
@@ -160,8 +161,15 @@ def _commit(commit: mmsb.Commit) -> dict[str, Any]:
         "meta": commit.meta,
         "pages": list(commit.pages),
         "bytes": sum(stop - start for start, stop in ranges),
-        "changes": [str(change) for change in commit.changes],
+        "changes": [_change(change) for change in commit.changes],
     }
+
+
+def _change(change: mmsb.Change) -> dict[str, Any]:
+    facts = {name: value for name, value in asdict(change).items() if value is not None}
+    if change.dtype is not None:
+        facts["dtype"] = str(change.dtype)
+    return facts
 
 
 def _row(facts: dict[str, Any], names: dict[int, str | None]) -> list[str]:
@@ -171,6 +179,9 @@ def _row(facts: dict[str, Any], names: dict[int, str | None]) -> list[str]:
         plain(facts["source"] or ""),
         plain(", ".join(names.get(page) or str(page) for page in facts["pages"])),
         f"{facts['bytes']:,}",
+        plain(
+            ", ".join(f"{one['kind']} {one.get('name', '')}".strip() for one in facts["changes"])
+        ),
         compact(facts["meta"]),
     ]
 

@@ -9,10 +9,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from numpy.lib import format as npy
+
 import mmsb
 from mmsb.cli.common import Commands, add_directory, add_epoch, command, opened
 from mmsb.cli.output import Output, UsageError, plain, problem, size
-from numpy.lib import format as npy
 
 
 def register(commands: Commands) -> None:

@@ -161,7 +161,7 @@ impl Bus {
     }
 
     fn on_ram(core: Arc<Core>, options: &Options, max_memory: u64) -> Result<Bus> {
-        let vfs: Arc<dyn Vfs> = Arc::new(RamVfs::default());
+        let vfs: Arc<dyn Vfs> = Arc::new(RamVfs::new());
         let dir = PathBuf::from("/bus");
         let opts = LogOptions { base_epoch: core.epoch(), ..log_options(options, Durability::Memory) };
         let log = Log::create(Arc::clone(&vfs), &dir, opts)?;

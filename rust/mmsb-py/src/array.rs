@@ -32,32 +32,50 @@ struct ViewOwner {
     _view: View,
 }
 
-/// The shape of an array, on the stack.
-#[derive(Clone, Copy)]
-pub(crate) struct Dims {
-    dims: [npy_intp; MAX_NDIM],
-    ndim: usize,
+/// The shape of an array; of few dimensions without an allocation.
+pub(crate) enum Dims {
+    Few([npy_intp; FEW], usize),
+    Many(Vec<npy_intp>),
 }
+
+const FEW: usize = 4;
 
 impl Dims {
     /// `None` if there are too many dimensions or one is too large.
-    pub(crate) fn new(dims: impl IntoIterator<Item = u64>) -> Option<Dims> {
-        let mut made = Dims { dims: [0; MAX_NDIM], ndim: 0 };
-        for dim in dims {
-            *made.dims.get_mut(made.ndim)? = npy_intp::try_from(dim).ok()?;
-            made.ndim += 1;
+    pub(crate) fn new<I>(lengths: I) -> Option<Dims>
+    where
+        I: IntoIterator<Item = u64, IntoIter: ExactSizeIterator>,
+    {
+        let lengths = lengths.into_iter();
+        let ndim = lengths.len();
+        if ndim <= FEW {
+            let mut dims = [0; FEW];
+            for (dim, length) in dims.iter_mut().zip(lengths) {
+                *dim = npy_intp::try_from(length).ok()?;
+            }
+            return Some(Dims::Few(dims, ndim));
         }
-        Some(made)
+        if ndim > MAX_NDIM {
+            return None;
+        }
+        let dims = lengths.map(npy_intp::try_from).collect::<Result<_, _>>();
+        dims.ok().map(Dims::Many)
     }
 
-    /// Bytes of an array of this shape; `None` if they do not fit an address space.
-    fn bytes(&self, itemsize: usize) -> Option<usize> {
-        let dims = &self.dims[..self.ndim];
-        if dims.contains(&0) {
-            return Some(0);
+    fn as_mut_slice(&mut self) -> &mut [npy_intp] {
+        match self {
+            Dims::Few(dims, ndim) => &mut dims[..*ndim],
+            Dims::Many(dims) => dims,
         }
-        dims.iter().try_fold(itemsize, |bytes, &dim| bytes.checked_mul(usize::try_from(dim).ok()?))
     }
+}
+
+/// Bytes of an array of this shape; `None` if they do not fit an address space.
+fn bytes_of(dims: &[npy_intp], itemsize: usize) -> Option<usize> {
+    if dims.contains(&0) {
+        return Some(0);
+    }
+    dims.iter().try_fold(itemsize, |bytes, &dim| bytes.checked_mul(usize::try_from(dim).ok()?))
 }
 
 /// A read-only array over a view.
@@ -105,7 +123,8 @@ unsafe fn new<'py>(
         return Err(errors::new(py, Code::ArgumentType, what));
     }
     let itemsize = descr.itemsize();
-    if !dims.bytes(itemsize).is_some_and(|bytes| bytes <= len) {
+    let dims = dims.as_mut_slice();
+    if !bytes_of(dims, itemsize).is_some_and(|bytes| bytes <= len) {
         let what = format!("an array of dtype {descr} does not fit into {len} bytes");
         return Err(errors::argument(py, what));
     }
@@ -113,15 +132,15 @@ unsafe fn new<'py>(
     let aligned = data.addr().is_multiple_of(descr.alignment().max(1));
     let flags = if aligned { flags | NPY_ARRAY_ALIGNED } else { flags };
     // SAFETY: attached (there is a `py`). The descriptor's reference is handed over, as the call wants; `dims` has
-    // `ndim` entries, at most NumPy's limit; an array of them ends within the `len` bytes, which stay valid while
+    // at most NumPy's limit of entries; an array of them ends within the `len` bytes, which stay valid while
     // the base lives. SetBaseObject takes the owner's reference even when it fails.
     unsafe {
         let array = PY_ARRAY_API.PyArray_NewFromDescr(
             py,
             npyffi::get_type_object(py, NpyTypes::PyArray_Type),
             descr.clone().into_dtype_ptr(),
-            dims.ndim as c_int,
-            dims.dims.as_mut_ptr(),
+            dims.len() as c_int,
+            dims.as_mut_ptr(),
             null_mut(),
             data.cast(),
             flags,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mmsb_core::{Batch as CoreBatch, Bus, Code, Committed, Durability, Error, How, Mode};
+use mmsb_core::{Batch as CoreBatch, Bus, Code, Committed, Durability, Error, How};
 use mmsb_core::{NewPage, Options, Result, Snapshot};
 use numpy::{PyArrayDescrMethods as _, PyUntypedArray, PyUntypedArrayMethods as _};
 use pyo3::gc::{PyTraverseError, PyVisit};

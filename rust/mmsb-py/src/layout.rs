@@ -42,8 +42,8 @@ impl Scalar {
 /// The part of a page's description that never changes.
 pub(crate) struct Layout {
     pub(crate) descr: Py<PyArrayDescr>,
-    /// All axes but the first; `None` for a page of no dimensions.
-    pub(crate) rest: Option<Box<[usize]>>,
+    /// All axes; the length of the first is only that of the time of the look-up.
+    axes: Box<[u64]>,
     /// Bytes of one step of the first axis, or of the page if it has no dimensions.
     pub(crate) row: u64,
     pub(crate) scalar: Option<Scalar>,

@@ -70,7 +70,7 @@ mod _core {
         module.add("ERROR_CODES", codes)?;
         let events: Vec<_> = mmsb_core::EVENTS.iter().map(|&(name, ..)| name).collect();
         module.add("EVENTS", events)?;
-        module.add("FORMAT", mmsb_core::FORMAT)?;
+        module.add("FORMAT", (1, 0))?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

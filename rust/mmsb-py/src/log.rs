@@ -40,28 +40,28 @@ pub(crate) struct LogEntry(CoreEntry);
 impl LogEntry {
     #[getter]
     fn epoch(&self) -> u64 {
-        self.0.epoch
+        self.0.epoch()
     }
 
     #[getter]
     fn time(&self) -> u64 {
-        self.0.time
+        self.0.time()
     }
 
     #[getter]
     fn source(&self) -> Option<&str> {
-        self.0.source.as_deref()
+        self.0.source()
     }
 
     #[getter]
     fn meta(&self) -> Option<&str> {
-        self.0.meta.as_deref()
+        self.0.meta()
     }
 
     fn ops<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let list = PyList::empty(py);
         for op in enter::attached(py, || self.0.ops().collect::<Result<Vec<_>, _>>())? {
-            list.append(tuple_of(py, &op, self.0.epoch)?)?;
+            list.append(tuple_of(py, &op, self.0.epoch())?)?;
         }
         Ok(list)
     }

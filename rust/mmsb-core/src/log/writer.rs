@@ -439,11 +439,11 @@ impl Log {
         &self.meta.now
     }
 
-    /// The descriptors that a forked child must give up, see [`replace_with_null`](crate::vfs::replace_with_null).
+    /// The descriptors that are open as long as the log is: of the lock and the meta slots.
+    ///
+    /// Segments come and go; [`give_up_descriptors`](crate::vfs::give_up_descriptors) covers all of them.
     pub fn fds(&self) -> Vec<RawFd> {
-        let segments = self.behind.iter().chain(self.active.as_ref().map(|a| &a.segment));
-        let files = segments.filter_map(|segment| segment.file.raw_fd());
-        self.lock.raw_fd().into_iter().chain(self.meta.fds()).chain(files).collect()
+        self.lock.raw_fd().into_iter().chain(self.meta.fds()).collect()
     }
 
     /// For a forked child: lets go of what only the parent may end. The log is not usable afterwards.

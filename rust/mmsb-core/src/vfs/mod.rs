@@ -7,7 +7,7 @@ mod fd;
 mod os;
 mod ram;
 
-pub use fd::replace_with_null;
+pub use fd::{give_up_descriptors, replace_with_null};
 pub use os::OsVfs;
 pub use ram::RamVfs;
 
@@ -118,7 +118,6 @@ pub fn write_all_at(file: &dyn VfsFile, offset: u64, data: &[u8]) -> io::Result<
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::error::Code;

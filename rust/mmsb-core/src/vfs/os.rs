@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::fs::FallocateFlags;
 
+use super::fd::Noted;
 use super::{OpenKind, StoreLock, Vfs, VfsFile};
 use crate::error::{Code, Error, Result};
 
@@ -21,10 +22,10 @@ const LOCK_ATTEMPTS: u32 = 10;
 pub struct OsVfs;
 
 #[derive(Debug)]
-struct OsFile(File);
+struct OsFile(Noted);
 
 #[derive(Debug)]
-struct OsLock(File);
+struct OsLock(Noted);
 
 /// Keeps descriptors 0 to 2 free: a stray print to a closed stdout must not land in a store.
 fn above_stdio(file: File) -> io::Result<File> {
@@ -58,7 +59,7 @@ impl Vfs for OsVfs {
     fn open(&self, path: &Path, kind: OpenKind) -> io::Result<Arc<dyn VfsFile>> {
         let mut options = OpenOptions::new();
         options.read(true).write(kind != OpenKind::Read).create_new(kind == OpenKind::CreateNew);
-        Ok(Arc::new(OsFile(above_stdio(options.open(path)?)?)))
+        Ok(Arc::new(OsFile(Noted::new(above_stdio(options.open(path)?)?))))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -91,7 +92,7 @@ impl Vfs for OsVfs {
         file.set_len(0).map_err(|e| failed(&e))?;
         let pid = std::process::id().to_string();
         file.write_all_at(pid.as_bytes(), 0).map_err(|e| failed(&e))?;
-        Ok(Box::new(OsLock(file)))
+        Ok(Box::new(OsLock(Noted::new(file))))
     }
 
     fn locked(&self, path: &Path) -> io::Result<bool> {
@@ -133,24 +134,24 @@ pub(super) fn taken(path: &Path, pid: Option<u32>) -> Error {
 
 impl VfsFile for OsFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.read_at(buf, offset)
+        self.0.file().read_at(buf, offset)
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<usize> {
-        self.0.write_at(data, offset)
+        self.0.file().write_at(data, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.0.file().sync_data()
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.0.file().set_len(len)
     }
 
     fn fallocate(&self, offset: u64, len: u64) -> io::Result<()> {
         loop {
-            match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), offset, len) {
+            match rustix::fs::fallocate(self.0.file(), FallocateFlags::empty(), offset, len) {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::OPNOTSUPP) => return Err(io::ErrorKind::Unsupported.into()),
                 other => return Ok(other?),
@@ -159,16 +160,16 @@ impl VfsFile for OsFile {
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.0.file().metadata()?.len())
     }
 
     fn os_file(&self) -> Option<&File> {
-        Some(&self.0)
+        Some(self.0.file())
     }
 }
 
 impl StoreLock for OsLock {
     fn raw_fd(&self) -> Option<RawFd> {
-        Some(self.0.as_raw_fd())
+        Some(self.0.file().as_raw_fd())
     }
 }

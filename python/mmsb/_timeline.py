@@ -1,0 +1,317 @@
+"""The half of a bus that looks back: epochs, tags, the log and what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from . import _core, _history, _resolve
+from ._core import Core, Snap
+from ._metadata import check_name, how
+from ._page import commit
+from ._resolve import EpochLike, PageLike, TimeLike
+from ._snapshot import Snapshot
+from .errors import ArgumentError
+
+
+class Timeline:
+    """The history of a bus; see :class:`Bus`."""
+
+    __slots__ = ()
+    _core: Core
+
+    @property
+    def tags(self) -> dict[str, int]:
+        """Epochs by tag."""
+        return dict(self._core.tags())
+
+    def snapshot(
+        self,
+        epoch: EpochLike | None = None,
+        *,
+        as_of: TimeLike | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Snapshot:
+        """Pin an epoch and read all its pages.
+
+        Parameters
+        ----------
+        epoch : int, str, Commit or Snapshot, optional
+            A number, a tag's name, a commit or a snapshot; the newest epoch unless given.
+        as_of : int, numpy.datetime64 or datetime, optional
+            The last epoch whose time is not later. An int means nanoseconds since 1970 UTC, a
+            datetime must be aware.
+        meta : mapping, optional
+            The newest epoch whose commit has these top-level keys with these values.
+
+        Returns
+        -------
+        Snapshot
+            To be closed, or used as a context manager.
+
+        Raises
+        ------
+        EpochNotFoundError
+            There is no such epoch.
+
+        Examples
+        --------
+        >>> import mmsb
+        >>> bus = mmsb.Bus()
+        >>> x = bus.create_page("x", data=[1.0])
+        >>> x.write(2, meta={"step": 1})
+        2
+        >>> x.write(3, meta={"step": 2})
+        3
+        >>> with bus.snapshot(meta={"step": 1}) as s:
+        ...     print(s.epoch, s["x"])
+        2 [2.]
+        """
+        core = self._core
+        if sum(choice is not None for choice in (epoch, as_of, meta)) > 1:
+            raise ArgumentError("give one of epoch, as_of and meta")
+        if as_of is not None:
+            number = _resolve.epoch_as_of(core, as_of)
+        elif meta is not None:
+            number = _resolve.epoch_with(core, meta)
+        elif epoch is not None:
+            number = _resolve.epoch_number(core, epoch)
+        else:
+            return Snapshot(core, core.snapshot())
+        return Snapshot(core, core.snapshot(number))
+
+    def _state(self, epoch: EpochLike | None) -> Snap:
+        """Return the state of an epoch; a snapshot has it already."""
+        if isinstance(epoch, Snapshot) and epoch._core is self._core:
+            return epoch._snap
+        if epoch is None:
+            return self._core.snapshot()
+        return self._core.snapshot(_resolve.epoch_number(self._core, epoch))
+
+    def log(
+        self,
+        page: PageLike | None = None,
+        *,
+        index: Any = None,
+        since: EpochLike = 0,
+        until: EpochLike | None = None,
+        source: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+        reverse: bool = False,
+    ) -> Iterator[_history.Commit]:
+        """Go through the commits that match, lazily.
+
+        Parameters
+        ----------
+        page : Page, str or int, optional
+            Only commits that touched this page, structurally too.
+        index : index, optional
+            Only commits that wrote a byte of the elements that it names in `page`.
+        since, until : int, str, Commit or Snapshot, optional
+            First and last epoch; a number beyond the newest means the newest.
+        source : str, optional
+            Only commits of this source.
+        meta : mapping, optional
+            Only commits whose metadata has these top-level keys with these values.
+        reverse : bool, optional
+            Newest first.
+
+        Returns
+        -------
+        iterator of Commit
+            The commits.
+
+        Examples
+        --------
+        What was the state at a step, and who changed it?
+
+        >>> import mmsb
+        >>> bus = mmsb.Bus()
+        >>> x = bus.create_page("x", shape=3)
+        >>> x.write(1, source="setup", meta={"step": 0})
+        2
+        >>> with bus.transaction(source="physics", meta={"step": 1}) as tx:
+        ...     tx["x"][2] = 5
+        >>> [c.source for c in bus.log(page="x", index=2, reverse=True)]
+        ['physics', 'setup', None]
+        >>> bus.snapshot(meta={"step": 1})["x"]
+        array([1., 1., 5.])
+        """
+        return _history.log(self._core, page, index, since, until, source, meta, reverse)
+
+    def diff(
+        self, a: EpochLike, b: EpochLike, page: PageLike | None = None
+    ) -> Iterator[_history.Difference]:
+        """Tell what differs between two epochs, page by page.
+
+        Parameters
+        ----------
+        a, b : int, str, Commit or Snapshot
+            The epochs. A snapshot may be of another bus: two forks can be compared.
+        page : Page, str or int, optional
+            Only this page.
+
+        Returns
+        -------
+        iterator of Difference
+            One for each page that differs, in id order.
+
+        Examples
+        --------
+        >>> import mmsb
+        >>> bus = mmsb.Bus()
+        >>> x = bus.create_page("x", data=[1, 2, 3])
+        >>> x[1] = 7
+        >>> [d] = bus.diff(1, 2)
+        >>> d.name, d.change, d.ranges, d.old, d.new
+        ('x', 'changed', ((8, 16),), (array([2]),), (array([7]),))
+        """
+        old, new = (e._snap if isinstance(e, Snapshot) else self._state(e) for e in (a, b))
+        which = None if page is None else _history.diff_page(self._core, old, new, page)
+        return _history.diff(old, new, which)
+
+    def tag(
+        self,
+        name: str,
+        epoch: EpochLike | None = None,
+        *,
+        move: bool = False,
+        source: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+        durability: str | None = None,
+    ) -> int:
+        """Give an epoch a name, as one commit.
+
+        Parameters
+        ----------
+        name : str
+            The tag.
+        epoch : int, str, Commit or Snapshot, optional
+            The epoch; the newest one unless given.
+        move : bool, optional
+            Take the name from the epoch that has it.
+        source, meta, durability
+            As for :meth:`transaction`.
+
+        Returns
+        -------
+        int
+            The epoch that shows it.
+
+        Raises
+        ------
+        TagExistsError
+            The name is taken.
+
+        Examples
+        --------
+        >>> import mmsb
+        >>> bus = mmsb.Bus()
+        >>> x = bus.create_page("x", data=[1])
+        >>> bus.tag("start", 1)
+        2
+        >>> bus.snapshot("start")["x"], bus.tags
+        (array([1]), {'start': 1})
+        """
+        about = how(source, meta, durability)
+        number = self._core.epoch if epoch is None else _resolve.epoch_number(self._core, epoch)
+        batch = _core.Batch()
+        batch.tag(check_name(name, "tag name"), number, bool(move))
+        return commit(self._core, batch, about)
+
+    def untag(
+        self,
+        name: str,
+        *,
+        source: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+        durability: str | None = None,
+    ) -> int:
+        """Take a tag away, as one commit.
+
+        Parameters
+        ----------
+        name : str
+            The tag.
+        source, meta, durability
+            As for :meth:`transaction`.
+
+        Returns
+        -------
+        int
+            The epoch that shows it.
+
+        Examples
+        --------
+        >>> import mmsb
+        >>> bus = mmsb.Bus()
+        >>> bus.tag("empty", 0)
+        1
+        >>> bus.untag("empty")
+        2
+        """
+        about = how(source, meta, durability)
+        batch = _core.Batch()
+        batch.untag(check_name(name, "tag name"))
+        return commit(self._core, batch, about)
+
+    def restore(
+        self,
+        epoch: EpochLike,
+        *,
+        source: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+        durability: str | None = None,
+    ) -> int:
+        """Make the state of an epoch the newest one, as one commit. Nothing of the history is lost.
+
+        Bytes, shapes, names and metadata become those of that epoch; a page deleted since returns
+        under its id, one created since is deleted. Tags stay.
+
+        Parameters
+        ----------
+        epoch : int, str, Commit or Snapshot
+            The epoch.
+        source, meta, durability
+            As for :meth:`transaction`.
+
+        Returns
+        -------
+        int
+            The epoch that shows it.
+
+        Examples
+        --------
+        >>> import mmsb
+        >>> bus = mmsb.Bus()
+        >>> x = bus.create_page("x", data=[1])
+        >>> x[0] = 2
+        >>> bus.restore(1)
+        3
+        >>> x.read(), bus.digest() == bus.digest(1)
+        (array([1]), True)
+        """
+        about = how(source, meta, durability)
+        return self._core.restore(self._state(epoch), *about)[0]
+
+    def digest(self, epoch: EpochLike | None = None) -> str:
+        """Return the digest of a state: equal digests mean equal state.
+
+        Parameters
+        ----------
+        epoch : int, str, Commit or Snapshot, optional
+            The epoch; the newest one unless given.
+
+        Returns
+        -------
+        str
+            32 hexadecimal digits.
+
+        Examples
+        --------
+        >>> import mmsb
+        >>> bus = mmsb.Bus()
+        >>> len(bus.digest())
+        32
+        """
+        return self._state(epoch).digest()

@@ -1,0 +1,56 @@
+//! The main job in a few lines: commit, look back, fork, restore, close, open.
+#![allow(clippy::unwrap_used)]
+
+use mmsb_core::{Batch, Bus, Code, How, Mode, NewPage, Options};
+
+fn page(name: &str, nbytes: u64) -> NewPage<'_> {
+    NewPage { name: Some(name), dtype: "", itemsize: 1, shape: &[], nbytes, meta: "", location: 0 }
+}
+
+fn how() -> How<'static> {
+    How { wait: true, ..How::default() }
+}
+
+#[test]
+fn commit_look_back_fork_restore_reopen() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join("bus");
+    let bus = Bus::create(&dir, &Options::default()).unwrap();
+    let mut batch = Batch::new();
+    batch.create(1, &NewPage { shape: &[100], ..page("a", 100) });
+    batch.create(2, &NewPage { shape: &[100_000], ..page("big", 100_000) });
+    assert_eq!(bus.commit(&mut batch, None, &how()).unwrap().epoch, 1);
+    let view = bus.view(1).unwrap();
+    assert_eq!(bus.write(1, 10, b"hello", &how()).unwrap().epoch, 2);
+    assert_eq!(bus.write(2, 50_000, b"world", &how()).unwrap().epoch, 3);
+    assert!(!bus.write(2, 50_000, b"world", &how()).unwrap().changed);
+    assert_eq!(view.bytes(), &[0; 100]);
+    assert_eq!(&bus.view(1).unwrap().bytes()[10..15], b"hello");
+    let past = bus.snapshot_at(2).unwrap();
+    assert_eq!(past.view(2).unwrap().bytes(), &[0; 100_000][..]);
+    assert_eq!(&past.view(1).unwrap().bytes()[10..15], b"hello");
+    let digest = bus.snapshot().unwrap().digest();
+    let fork = bus.fork(&bus.snapshot().unwrap()).unwrap();
+    assert_eq!(fork.write(1, 0, b"fork", &how()).unwrap().epoch, 4);
+    assert_eq!(bus.snapshot().unwrap().digest(), digest);
+    assert_ne!(fork.snapshot().unwrap().digest(), digest);
+    let restored = bus.restore(&past, &how()).unwrap();
+    assert_eq!(restored.epoch, 4);
+    assert_eq!(bus.snapshot().unwrap().digest(), past.digest());
+    assert_eq!(bus.checkpoint().unwrap(), 4);
+    bus.write(1, 0, b"after", &how()).unwrap();
+    let digest = bus.snapshot().unwrap().digest();
+    bus.close().unwrap();
+    assert_eq!(bus.write(1, 0, b"x", &how()).unwrap_err().code, Code::Closed);
+
+    let bus = Bus::open(&dir, Mode::ReadWrite, &Options::default(), &mut |_, _| {}).unwrap();
+    assert_eq!(bus.epoch(), 5);
+    assert_eq!(bus.recovery().unwrap().checkpoint_epoch, Some(4));
+    assert_eq!(bus.recovery().unwrap().records, 1);
+    assert_eq!(bus.snapshot().unwrap().digest(), digest);
+    assert!(bus.verify(&mut |_, _| {}).unwrap().problems.is_empty());
+    assert_eq!(bus.snapshot_at(0).unwrap().page_count(), 0);
+    assert_eq!(bus.snapshot_at(3).unwrap().view(2).unwrap().bytes()[50_000..50_005], *b"world");
+    let epochs: Vec<u64> = bus.log(0, u64::MAX, true).unwrap().map(|c| c.unwrap().epoch()).collect();
+    assert_eq!(epochs, [5, 4, 3, 2, 1]);
+}
