@@ -1,7 +1,8 @@
 """MMSB, the Memory-Mapped State Bus.
 
-It keeps the state of a program in one place, committed and logged. A bus holds pages, which are NumPy arrays to read. Every change is a commit, which makes a new
-epoch; every epoch can be read back bit for bit, and after a crash the bus opens at the last commit.
+It keeps the state of a program in one place, committed and logged. A bus holds pages, which are
+NumPy arrays to read. Every change is a commit, which makes a new epoch; every epoch can be read
+back bit for bit, and after a crash the bus opens at the last commit.
 
 Examples
 --------

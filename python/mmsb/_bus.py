@@ -310,7 +310,7 @@ class Bus(Timeline, Mapping[str, Page]):
         if info is None:
             return None
         if not page.matches(info.dtype, info.raw, info.shape):
-            raise _transaction.taken_name(page, info)
+            raise page.taken_by(info.shape, info.dtype)
         return Page(self._core, info.id)
 
     def transaction(

@@ -24,7 +24,7 @@ from ._values import (
     natural,
     raw_bytes,
 )
-from .errors import ArgumentError, ArgumentTypeError, OutOfSpaceError
+from .errors import ArgumentError, ArgumentTypeError, OutOfSpaceError, PageExistsError
 
 
 class NewPage(NamedTuple):
@@ -51,6 +51,13 @@ class NewPage(NamedTuple):
     def matches(self, dtype: DType, raw: bool, shape: tuple[int, ...]) -> bool:
         """Tell whether a page that is there may stand in for this one."""
         return (dtype, raw, shape) == (self.dtype, self.raw, self.shape)
+
+    def taken_by(self, shape: tuple[int, ...], dtype: DType) -> PageExistsError:
+        """Return the error for a name that another page has."""
+        return PageExistsError(
+            f"there is a page named {self.name!r} already: {shape} {dtype}, "
+            f"where {self.shape} {self.dtype} was asked for"
+        )
 
 
 def new_page(

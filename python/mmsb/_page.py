@@ -104,7 +104,7 @@ class Page(_core.PageBase):
 
     @property
     def stale(self) -> bool:
-        """Whether its bytes are older than what they are computed from, as a derived page's can be."""
+        """Whether its bytes are older than their inputs, as those of a derived page can be."""
         self.info()
         return False
 

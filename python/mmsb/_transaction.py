@@ -365,7 +365,7 @@ class Transaction:
         if page.name is not None and (taken := self._look_up(page.name)) is not None:
             draft = self._drafts_of(taken)
             if not exist_ok or not page.matches(draft.dtype, draft.raw, draft.shape):
-                raise taken_name(page, draft)
+                raise page.taken_by(draft.shape, draft.dtype)
             return Page(self._core, taken)
         return self._create(page)
 
@@ -581,14 +581,6 @@ class Transaction:
         nbytes = new_shape(draft.shape, draft.dtype.itemsize, shape)[1]
         draft.resize(shape, nbytes)
         self._batch.resize(draft.id, shape, nbytes)
-
-
-def taken_name(page: NewPage, there: Any) -> PageExistsError:
-    """Return the error for a page whose name is taken."""
-    return PageExistsError(
-        f"there is a page named {page.name!r} already: {there.shape} {there.dtype}, "
-        f"where {page.shape} {page.dtype} was asked for"
-    )
 
 
 def run(core: _core.Core, fn: Callable[[Transaction], T], retries: SupportsIndex, about: How) -> T:

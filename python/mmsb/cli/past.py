@@ -102,7 +102,7 @@ def run_diff(args: argparse.Namespace, out: Output) -> int:
         if args.page is not None:
             with bus.snapshot(args.b) as later:
                 wanted = page_key(later, args.page)
-        entries = [
+        entries: list[dict[str, Any]] = [
             {
                 "page": entry.page,
                 "name": entry.name,

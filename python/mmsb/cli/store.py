@@ -56,7 +56,7 @@ def run_verify(args: argparse.Namespace, out: Output) -> int:
             facts["epoch"] = bus.epoch
             with out.progress("verifying") as progress:
                 report = bus.verify(progress=progress)
-        problems = list(report.problems)
+        problems: list[mmsb.MMSBError] = list(report.problems)
         facts.update(ok=report.ok, records=report.records, bytes=report.bytes)
     except (mmsb.CorruptionError, mmsb.FormatVersionError) as error:
         problems = [error]

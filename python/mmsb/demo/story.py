@@ -204,4 +204,4 @@ def verify(bus: mmsb.Bus, path: Path) -> Facts:
 
 
 def _around_sun(position: Floats) -> Floats:
-    return position - position[0]
+    return np.subtract(position, position[0])

@@ -24,7 +24,7 @@ use pyo3::types::PySlice;
 use crate::errors;
 
 /// NumPy's limit on dimensions.
-pub(crate) const MAX_NDIM: usize = 64;
+const MAX_NDIM: usize = 64;
 
 /// Keeps the bytes of a view alive for its arrays.
 #[pyclass(frozen, module = "mmsb._core")]

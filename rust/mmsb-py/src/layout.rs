@@ -8,7 +8,7 @@ use numpy::{PyArrayDescr, PyArrayDescrMethods as _};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use crate::array::{self, Dims, MAX_NDIM};
+use crate::array::{self, Dims};
 use crate::errors;
 
 /// Element types that a Python number is stored into without NumPy.
@@ -55,25 +55,22 @@ impl Layout {
     pub(crate) fn new(py: Python<'_>, info: &PageInfo) -> PyResult<Layout> {
         let descr = dtype_of(py, &info.dtype)?;
         let itemsize = descr.itemsize() as u64;
-        let rest: Option<Box<[usize]>> = match info.shape.split_first() {
-            None => None,
-            Some((_, rest)) => Some(
-                rest.iter()
-                    .map(|&length| usize::try_from(length))
-                    .collect::<Result<_, _>>()
-                    .map_err(|_| misshapen(py, info))?,
-            ),
-        };
-        let row = rest
-            .iter()
-            .flatten()
-            .try_fold(itemsize, |bytes, &length| bytes.checked_mul(length as u64))
-            .ok_or_else(|| misshapen(py, info))?;
-        if info.shape.len() > MAX_NDIM {
-            return Err(misshapen(py, info));
-        }
+        let axes: Box<[u64]> = info.shape.as_slice().into();
+        let rest = axes.get(1..).unwrap_or_default();
+        let row = rest.iter().try_fold(itemsize, |bytes, &length| bytes.checked_mul(length));
+        let row = row.ok_or_else(|| misshapen(py, info))?;
         let (scalar, plain) = (Scalar::of(&descr), descr.kind() != b'V');
-        Ok(Layout { descr: descr.unbind(), rest, row, scalar, plain })
+        Ok(Layout { descr: descr.unbind(), axes, row, scalar, plain })
+    }
+
+    /// Whether the page has no dimensions.
+    pub(crate) fn is_point(&self) -> bool {
+        self.axes.is_empty()
+    }
+
+    /// All axes but the first.
+    pub(crate) fn rest(&self) -> &[u64] {
+        self.axes.get(1..).unwrap_or_default()
     }
 
     /// The array over a view of the page's bytes, or of whole rows. `None` where the length does not tell the rows.
@@ -82,14 +79,12 @@ impl Layout {
         py: Python<'py>,
         view: View,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let dims = match &self.rest {
-            None => Dims::new([]),
-            Some(_) if self.row == 0 => return Ok(None),
-            Some(rest) => {
-                let rows = view.len() as u64 / self.row;
-                Dims::new([rows].into_iter().chain(rest.iter().map(|&length| length as u64)))
-            }
+        let rows = match (view.len() as u64).checked_div(self.row) {
+            None if !self.is_point() => return Ok(None),
+            rows => rows.unwrap_or(0),
         };
+        let lengths = self.axes.iter().enumerate();
+        let dims = Dims::new(lengths.map(|(axis, &length)| if axis == 0 { rows } else { length }));
         let Some(dims) = dims else { return Ok(None) };
         array::of_view(py, view, self.descr.bind(py), dims).map(Some)
     }

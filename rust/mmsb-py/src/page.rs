@@ -102,7 +102,7 @@ impl PageBase {
         layout: &Layout,
         index: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        if layout.rest.is_none() || layout.row == 0 {
+        if layout.is_point() || layout.row == 0 {
             return Ok(None);
         }
         let tuple = index.cast::<PyTuple>().ok();
@@ -170,7 +170,7 @@ impl PageBase {
     ) -> PyResult<Option<Target>> {
         let row = layout.row;
         let all = index.cast::<PyEllipsis>().is_ok();
-        if layout.rest.is_none() {
+        if layout.is_point() {
             return Ok(all.then_some(Target { start: 0, bytes: row, rows: None }));
         }
         if row == 0 {
@@ -335,7 +335,6 @@ fn same_kind<'py>(
     value: &Bound<'py, PyAny>,
 ) -> Option<Input<'py>> {
     let array = value.cast_exact::<PyUntypedArray>().ok()?;
-    let rest = layout.rest.as_deref().unwrap_or_default();
     let shape = match target.rows {
         None => array.shape(),
         Some(rows) => {
@@ -344,7 +343,7 @@ fn same_kind<'py>(
         }
     };
     let same = layout.plain
-        && shape == rest
+        && shape.iter().map(|&length| length as u64).eq(layout.rest().iter().copied())
         && array.dtype().is_equiv_to(layout.descr.bind(value.py()));
     if same { Input::of_array(array) } else { None }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::Position;
 use super::record::u64_at;
-use super::segment::{MAJOR, MINOR, array, check_version, checked};
+use super::segment::{self, MAJOR, MINOR, array, check_version, checked};
 use crate::error::{Code, Error, Result};
 use crate::hash::h64;
 use crate::vfs::{OpenKind, Vfs, VfsFile, read_full_at, write_all_at};
@@ -103,8 +103,10 @@ pub fn read_meta(vfs: &dyn Vfs, dir: &Path) -> Result<StoreMeta> {
     if let Some(meta) = newest {
         return Ok(meta);
     }
-    let there = |path: &Path| vfs.exists(path).map_err(|e| Error::storage(path, &e, "look for"));
-    if there(&a)? || there(&b)? || there(&dir.join("log"))? {
+    // Slots come before the first segment: without one nothing was ever committed.
+    let log = segment::log_dir(dir);
+    let there = vfs.exists(&log).map_err(|e| Error::storage(&log, &e, "look for"))?;
+    if there && !segment::list(vfs, dir)?.is_empty() {
         return Err(Error::corruption(&a, None, None, "neither meta slot is whole"));
     }
     Err(not_a_store(dir))
@@ -254,6 +256,10 @@ mod tests {
         }
         file.set_len(SLOT_LEN as u64 - 1).unwrap();
         vfs.unlink(&dir.join(SLOTS[1])).unwrap();
+        assert_eq!(read_meta(&vfs, dir).unwrap_err().code, Code::BusNotFound);
+        vfs.create_dir(&dir.join("log")).unwrap();
+        let segment = dir.join("log/0000000000000000-0000000000000001.mlog");
+        vfs.open(&segment, OpenKind::CreateNew).unwrap();
         assert_eq!(read_meta(&vfs, dir).unwrap_err().code, Code::Corruption);
     }
 }

@@ -4,6 +4,8 @@
 //! history, [`verify`] checks every byte. FORMAT.md has the layout. Invariants: one commit is one checksummed record;
 //! nothing is ever rewritten or silently shortened; only what a sync has reached is called durable.
 
+#[cfg(test)]
+mod crash_tests;
 mod cursor;
 mod meta;
 mod reader;

@@ -123,10 +123,18 @@ impl Log {
             sealed_bytes: 0,
         };
         let mut log = Log::resume(vfs, dir, opts, lock, meta, state);
+        let begun = log.first_segment();
+        if log.vfs.exists(&begun).map_err(|e| failed(&begun, e))? {
+            log.vfs.unlink(&begun).map_err(|e| failed(&begun, e))?;
+        }
         log.start_segment()?;
         let point = log.sync_point();
         point.sync()?;
         log.synced(&point);
+        let log_dir = segment::log_dir(dir);
+        let name = SegmentName { seq: 0, first_epoch: 1 };
+        log.vfs.rename(&begun, &log_dir.join(name.file())).map_err(|e| failed(&begun, e))?;
+        log.vfs.sync_dir(&log_dir).map_err(|e| Error::storage(&log_dir, &e, "sync"))?;
         log.write_meta()?;
         log.meta.sync()?;
         Ok(log)
@@ -291,6 +299,11 @@ impl Log {
         })
     }
 
+    /// The first segment gets its name when it is durable: that moment makes the directory a store.
+    fn first_segment(&self) -> PathBuf {
+        segment::log_dir(&self.dir).join("creating")
+    }
+
     /// Opens the next segment. The one before the last must be durable by then, its name too: recovery relies on it.
     fn start_segment(&mut self) -> Result<()> {
         self.settle()?;
@@ -310,10 +323,11 @@ impl Log {
             block_size: self.opts.block_size,
         };
         let path = segment::log_dir(&self.dir).join(name.file());
+        let made = if name.seq == 0 { self.first_segment() } else { path.clone() };
         let file = self
             .vfs
-            .open(&path, OpenKind::CreateNew)
-            .map_err(|e| Error::storage(&path, &e, "create"))?;
+            .open(&made, OpenKind::CreateNew)
+            .map_err(|e| Error::storage(&made, &e, "create"))?;
         let segment = Arc::new(Segment::new(path, file, name.seq, false));
         let mut active = Active {
             segment,
@@ -332,7 +346,7 @@ impl Log {
             });
         if let Err(error) = begun {
             // Nothing was promised in it yet. If it cannot be removed either, the log ends here.
-            self.broken = self.vfs.unlink(&active.segment.path).is_err();
+            self.broken = self.vfs.unlink(&made).is_err();
             return Err(error);
         }
         self.state.next_seq += 1;

@@ -6,6 +6,8 @@
 mod fd;
 mod os;
 mod ram;
+#[cfg(test)]
+pub(crate) mod sim;
 
 pub use fd::{give_up_descriptors, replace_with_null};
 pub use os::OsVfs;
