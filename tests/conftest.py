@@ -62,7 +62,8 @@ def no_leak(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if not request.node.stash.get(_PASSED, False):
         return
-    until = time.monotonic() + 5
+    request.node.funcargs.clear()  # pytest would hold the fixtures a little longer
+    until = time.monotonic() + 2
     while True:
         gc.collect()
         left = {fd: to for fd, to in open_files().items() if before.get(fd) != to}

@@ -269,7 +269,7 @@ def test_pages_are_equal_by_bus_and_id_and_buses_by_identity(mem: mmsb.Bus) -> N
     with mem.fork(mem.epoch) as fork:
         assert page != fork["x"] and page not in fork and fork["x"] not in mem
         assert mem != fork and mem == mem and hash(mem) != hash(fork)
-        with pytest.raises(mmsb.ArgumentError, match=r"fork\[.x.\]"):
+        with pytest.raises(mmsb.ArgumentError, match=r"fork\["):
             fork[page]
         with fork.transaction() as tx, pytest.raises(mmsb.ArgumentError):
             tx.write(page, 1)

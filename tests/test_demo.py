@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -274,3 +275,24 @@ def test_the_demo_leaves_what_it_finds_alone(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert str(tmp_path) in done.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_people_see_six_steps_and_where_the_store_is(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mmsb", "demo"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    (path,) = tmp_path.iterdir()
+    assert f"store: {path}\n" in done.stdout
+    titles = ["Kill", "Recover", "Prove", "Look back", "Fork", "Verify"]
+    for number, title in enumerate(titles, 1):
+        assert f"\n{number}  {title}\n" in done.stdout
+    for part in ("SIGKILL", "equal: the kill left no trace", "0.3727 au", "every byte is sound"):
+        assert part in done.stdout
+    assert f"info {path}\n" in done.stdout
+    with mmsb.open(path) as bus:
+        assert bus.epoch == 3655

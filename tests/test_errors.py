@@ -52,7 +52,7 @@ BAD_PAGES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("arguments", BAD_PAGES, ids=str)
+@pytest.mark.parametrize("arguments", BAD_PAGES)
 def test_a_page_that_cannot_be(mem: mmsb.Bus, arguments: dict[str, Any]) -> None:
     kinds = (*ARGUMENT, mmsb.InvalidDeltaError, TypeError)
     with pytest.raises(kinds):

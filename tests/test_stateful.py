@@ -161,7 +161,7 @@ class BusMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def look_at_the_log(self, data: st.DataObject) -> None:
-        first = data.draw(st.integers(self.model.first + 1, self.model.epoch + 2))
+        first = data.draw(st.integers(self.model.first + 1, max(self.model.first + 1, self.model.epoch)))
         last = data.draw(st.integers(first, self.model.epoch + 3))
         seen = list(self.bus.log(since=first, until=last))
         wanted = range(first, min(last, self.model.epoch) + 1)

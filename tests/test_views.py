@@ -64,7 +64,7 @@ def test_a_view_shows_its_bytes_whatever_happens_later(bus: mmsb.Bus) -> None:
         kept.append((array, array.tobytes()))
 
     small = bus.create_page("small", data=np.arange(100.0))
-    large = bus.create_page("large", data=np.arange(100_000) % 255, dtype="u1")
+    large = bus.create_page("large", data=(np.arange(100_000) % 255).astype("u1"))
     for i in range(50):
         keep(small.read())
         keep(large[i * 1000 : i * 1000 + 5000])

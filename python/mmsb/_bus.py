@@ -20,6 +20,7 @@ from ._transaction import Transaction
 from .errors import (
     ArgumentError,
     ArgumentTypeError,
+    ClosedError,
     CorruptionError,
     PageExistsError,
     PageNotFoundError,
@@ -226,6 +227,7 @@ class Bus(Timeline, Mapping[str, Page]):
         >>> bus.sync()
         0
         """
+        _logging.follow()
         return self._core.sync()
 
     def create_page(
@@ -462,6 +464,7 @@ class Bus(Timeline, Mapping[str, Page]):
         >>> x[0], what_if["x"][0], what_if.epoch
         (np.int64(1), np.int64(5), 2)
         """
+        _logging.follow()
         return Bus._of(self._core.fork(self._state(epoch)))
 
     def checkpoint(self) -> int:
@@ -480,6 +483,7 @@ class Bus(Timeline, Mapping[str, Page]):
         ...     bus.checkpoint()
         1
         """
+        _logging.follow()
         return self._core.checkpoint()
 
     def verify(self, progress: Progress | None = None) -> Report:
@@ -551,6 +555,8 @@ class Bus(Timeline, Mapping[str, Page]):
         return sum(info.name is not None for info in self._core.infos())
 
     def __enter__(self) -> Bus:
+        if self._core.closed:
+            raise ClosedError(f"{self!r} was closed; open it again")
         return self
 
     def __exit__(self, *error: object) -> None:

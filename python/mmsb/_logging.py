@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from . import _core
@@ -26,14 +26,16 @@ _listening = False
 
 
 def emit(level: str, event: str, fields: dict[str, Any]) -> None:
-    """Log one event, with its name as `record.event` and its fields as `record.mmsb`."""
+    """Log one event, with its name as `record.event` and its fields as `record.fields`."""
     number = _LEVELS[level]
     if not logger.isEnabledFor(number):
         return
     message = fields.pop("message", event)
     details = ", ".join(f"{name}={value}" for name, value in fields.items())
     text = f"{message} ({details})" if details else str(message)
-    logger.log(number, "%s", text, extra={"event": event, "mmsb": fields})
+    # What a handler raises is no failure of the call that emitted the event.
+    with suppress(Exception):
+        logger.log(number, "%s", text, extra={"event": event, "fields": fields})
 
 
 def follow(least: int = logging.INFO) -> None:

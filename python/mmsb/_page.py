@@ -7,7 +7,7 @@ from typing import Any, NoReturn, SupportsIndex
 
 import numpy as np
 
-from . import _core, _history, _index, _metadata
+from . import _core, _history, _index, _logging, _metadata
 from ._create import new_shape
 from ._metadata import How, how
 from ._resolve import EpochLike, refuse_pickle
@@ -19,6 +19,7 @@ _NOT_COMMITTED = "the transaction that created this page did not commit"
 
 def commit(core: _core.Core, batch: _core.Batch, about: How) -> int:
     """Commit a batch outside of a transaction and return the epoch that shows it."""
+    _logging.follow()
     return core.commit(batch, None, *about)[0]
 
 
@@ -200,6 +201,7 @@ class Page(_core.PageBase):
         about = how(source, meta, durability)
         info = self.info()
         data = rows_of(rows, info.dtype, info.shape, info.raw, "append")
+        _logging.follow()
         return self.core.append(self.id, data, len(data), *about)[0]
 
     def resize(

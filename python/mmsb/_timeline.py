@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import _core, _history, _resolve
+from . import _core, _history, _logging, _resolve
 from ._core import Core, Snap
 from ._metadata import check_name, how
 from ._page import commit
@@ -292,6 +292,7 @@ class Timeline:
         (array([1]), True)
         """
         about = how(source, meta, durability)
+        _logging.follow()
         return self._core.restore(self._state(epoch), *about)[0]
 
     def digest(self, epoch: EpochLike | None = None) -> str:

@@ -248,6 +248,8 @@ def fill(values: Any, dtype: DType, shape: tuple[int, ...], raw: bool = False) -
            [1., 2.]], dtype=float32)
     """
     converted = convert(values, dtype, raw)
+    if raw and is_raw(values) and converted.shape != shape:
+        raise InvalidDeltaError(f"{converted.size} bytes do not go into {math.prod(shape)} bytes")
     if converted.shape == shape and converted.flags.c_contiguous:
         return converted
     # zeros, not empty: padding of structured dtypes is part of the state.

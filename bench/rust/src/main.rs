@@ -223,9 +223,9 @@ fn large(dir: &Path, effort: Effort) -> Res<()> {
     };
     let some = 16;
     poke(some)?;
-    let before = ours.memory()?;
+    let before = ours.stat("memory_bytes")?;
     poke(some)?;
-    let taken = ours.memory()?.saturating_sub(before) / some;
+    let taken = ours.stat("memory_bytes")?.saturating_sub(before) / some;
     race::report("large-bytes", Role::Floor, "the page", &mut [effort.large as f64 / 1024.0]);
     race::report("large-bytes", Role::Mmsb, "MMSB", &mut [taken as f64 / 1024.0]);
 

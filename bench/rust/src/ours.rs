@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Mutex;
 
-use mmsb_core::{Batch, Bus, Durability, How, Mode, NewPage, Options};
+use mmsb_core::{Batch, Bus, Durability, How, NewPage, Options};
 
 use crate::engine::{CHANGE, Change, Commit, Read, initial};
 use crate::race::Res;
@@ -53,17 +53,10 @@ impl Mmsb {
         Ok(Mmsb { bus, batch: Mutex::new(batch) })
     }
 
-    pub fn reopen(dir: &Path) -> Res<Self> {
-        let bus = Bus::open(dir, Mode::ReadWrite, &Options::default(), &mut |_, _| {})?;
-        Ok(Mmsb { bus, batch: Mutex::new(Batch::new()) })
-    }
-
-    /// Bytes that the arena holds.
-    pub fn memory(&self) -> Res<u64> {
+    /// One of the figures that the bus keeps of itself.
+    pub fn stat(&self, name: &str) -> Res<u64> {
         let stats = self.bus.stats()?;
-        let bytes =
-            stats.iter().find(|(name, _)| *name == "memory_bytes").ok_or("no memory_bytes")?;
-        Ok(bytes.1)
+        Ok(stats.iter().find(|stat| stat.0 == name).ok_or_else(|| format!("no stat {name}"))?.1)
     }
 
     /// Eight bytes of the one large page.

@@ -20,7 +20,7 @@ from mmsb.cli.common import (
     values,
     when,
 )
-from mmsb.cli.output import Output, compact, plain, size
+from mmsb.cli.output import Output, compact, count, plain, size
 
 
 def register(commands: Commands) -> None:
@@ -89,9 +89,13 @@ def run_info(args: argparse.Namespace, out: Output) -> int:
         }
     )
     if facts["torn_bytes"]:
-        out.note(f"{facts['torn_bytes']} bytes of a commit that never finished follow the last one")
+        out.note(
+            f"{count(facts['torn_bytes'], 'byte')} of a commit that never finished end the log"
+        )
     if facts["quarantined"]:
-        out.note(f"{facts['quarantined']} files of torn commits are kept in {path / 'quarantine'}")
+        out.note(
+            f"{count(facts['quarantined'], 'file')} of torn bytes in {plain(facts['path'])}/quarantine"
+        )
     return 0
 
 
@@ -118,7 +122,7 @@ def run_pages(args: argparse.Namespace, out: Output) -> int:
             for row in rows
         ],
     )
-    out.note(f"{len(rows)} pages at epoch {epoch}")
+    out.note(f"{count(len(rows), 'page')} at epoch {epoch}")
     return 0
 
 

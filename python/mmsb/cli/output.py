@@ -61,6 +61,17 @@ def size(count: int) -> str:
     return f"{scaled / 1024:.1f} TiB"
 
 
+def count(number: int, noun: str) -> str:
+    """Write a number of things.
+
+    Examples
+    --------
+    >>> count(1, "page"), count(1200, "page")
+    ('1 page', '1,200 pages')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def problem(error: BaseException) -> dict[str, Any]:
     """Describe an error as JSON: its code, its message, and where it is if it says so."""
     facts: dict[str, Any] = {

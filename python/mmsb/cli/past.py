@@ -19,7 +19,7 @@ from mmsb.cli.common import (
     values,
     when,
 )
-from mmsb.cli.output import Output, UsageError, compact, plain
+from mmsb.cli.output import Output, UsageError, compact, count, plain
 
 _ROWS = 20
 
@@ -131,7 +131,7 @@ def run_diff(args: argparse.Namespace, out: Output) -> int:
             for entry in entries
         ],
     )
-    out.note(f"{len(entries)} pages differ between {args.a} and {args.b}")
+    out.note(plain(f"{args.a} to {args.b}: {count(len(entries), 'page')} changed"))
     return 0
 
 

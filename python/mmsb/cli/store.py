@@ -13,7 +13,7 @@ from numpy.lib import format as npy
 
 import mmsb
 from mmsb.cli.common import Commands, add_directory, add_epoch, command, opened
-from mmsb.cli.output import Output, UsageError, plain, problem, size
+from mmsb.cli.output import Output, UsageError, count, plain, problem, size
 
 
 def register(commands: Commands) -> None:
@@ -65,13 +65,14 @@ def run_verify(args: argparse.Namespace, out: Output) -> int:
         out.json(facts)
     elif facts["ok"]:
         out.text(
-            f"ok: {facts['records']:,} records, {size(facts['bytes'])}, epoch {facts['epoch']}",
+            f"ok: {count(facts['records'], 'record')}, {size(facts['bytes'])}, "
+            f"epoch {facts['epoch']}",
             "green",
         )
     else:
         for one in facts["problems"]:
             out.text(f"{one['code']}: {plain(one['message'])}", "red")
-        out.note(f"{len(problems)} problems in {plain(args.directory)}")
+        out.note(f"{count(len(problems), 'problem')} in {plain(args.directory)}")
     return 0 if facts["ok"] else 1
 
 
@@ -85,7 +86,7 @@ def run_checkpoint(args: argparse.Namespace, out: Output) -> int:
     if out.as_json:
         out.json({"epoch": epoch, "seconds": seconds})
     else:
-        out.text(f"checkpoint of epoch {epoch} in {seconds:.2f} s", "green")
+        out.text(f"checkpoint of epoch {epoch} in {seconds * 1000:.1f} ms", "green")
     return 0
 
 
@@ -118,5 +119,5 @@ def run_export(args: argparse.Namespace, out: Output) -> int:
             {"file": str(target), "epoch": epoch, "pages": names, "bytes": target.stat().st_size}
         )
     else:
-        out.text(f"{len(names)} pages of epoch {epoch} in {plain(str(target))}", "green")
+        out.text(f"{count(len(names), 'page')} of epoch {epoch} in {plain(str(target))}", "green")
     return 0

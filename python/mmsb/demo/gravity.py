@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+
 from mmsb.demo.elements import Floats
 
 _W = (0.784513610477560, 0.235573213359357, -1.17767998417887)

@@ -19,8 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mmsb
 import numpy as np
+
+import mmsb
 from mmsb.demo.child import RECORD
 from mmsb.demo.elements import AU_KM, Floats, bodies
 from mmsb.demo.system import END, advance, date_of, day_of, remove_body, start
@@ -204,4 +205,5 @@ def verify(bus: mmsb.Bus, path: Path) -> Facts:
 
 
 def _around_sun(position: Floats) -> Floats:
-    return np.subtract(position, position[0])
+    apart: Floats = position - position[0]
+    return apart

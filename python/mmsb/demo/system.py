@@ -9,8 +9,9 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 
-import mmsb
 import numpy as np
+
+import mmsb
 from mmsb.demo.elements import barycentric, bodies
 from mmsb.demo.gravity import step
 

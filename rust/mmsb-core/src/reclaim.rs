@@ -15,8 +15,9 @@ use crate::arena::size_class;
 use crate::core::Core;
 use crate::edit::{Dead, DeadKind};
 
-/// A pass is made when this many pieces or bytes are waiting.
-const DUE_PIECES: usize = 256;
+/// A pass is made when this many pieces or bytes are waiting. Debug builds free at once and overwrite what they free,
+/// so that a piece which is still in use shows.
+const DUE_PIECES: usize = if cfg!(debug_assertions) { 1 } else { 256 };
 const DUE_BYTES: u64 = 1 << 20;
 
 /// Frames that a forked child may still show: what was visible or held when it was made.
@@ -114,6 +115,9 @@ impl Reclaim {
             } else if is_viewed(core, &dead) {
                 self.viewed.push(dead);
             } else {
+                if cfg!(debug_assertions) {
+                    core.mem().scribble(dead.offset, dead.len);
+                }
                 alloc.give(dead.offset, dead.len);
             }
         }

@@ -98,6 +98,12 @@ impl Mem {
         unsafe { std::ptr::write_bytes(self.at(offset, len), 0, len as usize) }
     }
 
+    /// Overwrites a piece that nobody can reach, so that whoever does shows.
+    pub(crate) fn scribble(&self, offset: u64, len: u64) {
+        // SAFETY: inside the mapping; the piece is free, so no one else has it (invariant 3).
+        unsafe { std::ptr::write_bytes(self.at(offset, len), 0xdd, len as usize) }
+    }
+
     /// A word that is shared while it changes.
     #[inline]
     pub(crate) fn atomic(&self, offset: u64) -> &AtomicU64 {

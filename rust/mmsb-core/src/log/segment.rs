@@ -216,14 +216,20 @@ impl Segment {
     }
 }
 
-/// Makes segments durable, bytes first, then their names.
-pub(crate) fn sync_all(vfs: &dyn Vfs, log: &Path, segments: &[Arc<Segment>]) -> Result<()> {
+/// Makes the bytes of segments durable, then the names of all segments that there are: of these and of `newest`.
+pub(crate) fn sync_all(
+    vfs: &dyn Vfs,
+    log: &Path,
+    segments: &[Arc<Segment>],
+    newest: Option<&Segment>,
+) -> Result<()> {
     for segment in segments {
         segment.file.sync().map_err(|e| Error::storage(&segment.path, &e, "sync"))?;
     }
-    if segments.iter().any(|s| !s.named.load(Ordering::Acquire)) {
+    let every = || segments.iter().map(|segment| &**segment).chain(newest);
+    if every().any(|segment| !segment.named.load(Ordering::Acquire)) {
         vfs.sync_dir(log).map_err(|e| Error::storage(log, &e, "sync"))?;
-        segments.iter().for_each(|s| s.named.store(true, Ordering::Release));
+        every().for_each(|segment| segment.named.store(true, Ordering::Release));
     }
     Ok(())
 }

@@ -33,7 +33,7 @@ pub struct Log {
     active: Option<Active>,
     /// Sealed segments that no sync has been seen to reach.
     behind: Vec<Arc<Segment>>,
-    /// The sync that runs behind the commits, and the last segment that it covers.
+    /// The sync that runs behind the commits, and the segment before which it covers all.
     background: Option<(u64, JoinHandle<Result<()>>)>,
     gate: Arc<Gate>,
     state: LogState,
@@ -88,7 +88,7 @@ impl SyncPoint {
 
     /// Syncs. A failure is final for the writer: every later sync of this log repeats it without asking the system.
     pub fn sync(&self) -> Result<()> {
-        self.gate.run(|| sync_all(&*self.vfs, &self.log_dir, &self.segments))
+        self.gate.run(|| sync_all(&*self.vfs, &self.log_dir, &self.segments, None))
     }
 }
 
@@ -307,10 +307,6 @@ impl Log {
     /// Opens the next segment. The one before the last must be durable by then, its name too: recovery relies on it.
     fn start_segment(&mut self) -> Result<()> {
         self.settle()?;
-        if self.behind.len() > 1 {
-            self.sync_point().sync()?;
-            self.behind.clear();
-        }
         let name = SegmentName { seq: self.state.next_seq, first_epoch: self.state.epoch + 1 };
         let header = SegmentHeader {
             uuid: self.meta.now.uuid,
@@ -351,35 +347,40 @@ impl Log {
         }
         self.state.next_seq += 1;
         self.state.end = Position { seq: name.seq, offset: RECORDS };
+        let newest = active.segment.clone();
         self.active = Some(active);
-        self.sync_behind()
+        self.sync_behind(newest)
     }
 
-    /// Starts to sync the sealed segments, without holding up the commit where there is a real disk.
-    fn sync_behind(&mut self) -> Result<()> {
+    /// Starts to sync the sealed segments and the new one's name, without holding up the commit where there is a real
+    /// disk. A later segment must not survive a power loss that takes this one's name.
+    fn sync_behind(&mut self, newest: Arc<Segment>) -> Result<()> {
         let (vfs, gate, segments) = (self.vfs.clone(), self.gate.clone(), self.behind.clone());
-        let Some(last) = segments.last() else { return Ok(()) };
-        let (through, real) = (last.seq, last.file.raw_fd().is_some());
+        let (before, real) = (newest.seq, newest.file.raw_fd().is_some());
         let log_dir = segment::log_dir(&self.dir);
-        let work = move || gate.run(|| sync_all(&*vfs, &log_dir, &segments));
+        let work = move || gate.run(|| sync_all(&*vfs, &log_dir, &segments, Some(&newest)));
         if !real {
             work()?;
             self.behind.clear();
             return Ok(());
         }
         let thread = std::thread::Builder::new().name("mmsb-log-sync".into()).spawn(work);
-        let dir = &self.dir;
-        let thread = thread.map_err(|e| Error::storage(dir, &e, "start a thread for"))?;
-        self.background = Some((through, thread));
+        match thread {
+            Ok(thread) => self.background = Some((before, thread)),
+            Err(e) => {
+                self.broken = true;
+                return Err(Error::storage(&self.dir, &e, "start a thread for"));
+            }
+        }
         Ok(())
     }
 
     /// Waits for the sync that runs behind the commits.
     fn settle(&mut self) -> Result<()> {
-        if let Some((through, thread)) = self.background.take() {
+        if let Some((before, thread)) = self.background.take() {
             let ended = thread.join();
             ended.map_err(|_| Error::new(Code::Internal, "the log's sync thread panicked"))??;
-            self.behind.retain(|segment| segment.seq > through);
+            self.behind.retain(|segment| segment.seq >= before);
         }
         Ok(())
     }
