@@ -72,7 +72,7 @@ def unclean(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     fill(bus)
     bus["x"][2] = -2
     before = files(path)
-    bus["x"][3:8] = [6, 6, 6, 6, 6]
+    bus["x"][3:8] = [-6, -6, -6, -6, -6]  # does not end in a zero byte
     after = files(path)
     oracle = states(bus)
     digests = [bus.digest(e) for e in range(bus.epoch + 1)]
@@ -111,7 +111,7 @@ def test_the_log_cut_at_every_byte_of_its_last_record(
             kept = whole[name][:cut]
             left = kept + bytes(len(whole[name]) - cut) if zeros else kept
             path = put(tmp_path / "cut", {**whole, name: left})
-            torn = kept[start:].rstrip(b"\0") if zeros else kept[start:]
+            torn = kept[start:].rstrip(b"\0")  # zeros at the end may be preallocated space
 
             content = files(path)
             with opened(path, oracle) as reader:
@@ -262,7 +262,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_reported(
 ) -> None:
     oracle, whole = sealed["states"], sealed["files"]
     for name in [n for n in whole if n.startswith("checkpoints/")]:
-        for content in (whole[name][:-1], whole[name][:5000], b"", whole[name][:-9] + b"\1" * 9):
+        for content in (whole[name][:-1], whole[name][:4200], b"", whole[name][:-9] + b"\1" * 9):
             path = put(tmp_path / "s", {**whole, name: content})
             caplog.clear()
             with caplog.at_level("WARNING", logger="mmsb"), opened(path, oracle) as bus:

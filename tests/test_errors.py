@@ -485,9 +485,9 @@ def test_a_read_only_directory(mount_point: Path, tmp_path: Path) -> None:
 FILL = """
 import mmsb, numpy as np, os, resource, sys
 path, limit, durability = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-if limit:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 bus = mmsb.create(path, durability=durability)
+if limit:  # after the arena, a sparse file in memory, has its full length
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 acknowledged = 0
 try:
     page = bus.create_page("x", shape=1000, dtype="i8")

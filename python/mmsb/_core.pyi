@@ -1,4 +1,4 @@
-"""The native module, made of rust/mmsb-py. It holds no policy; the package wraps it, users do not import it.
+"""The native module, made of rust/mmsb-py: no policy, wrapped by the package, not for users.
 
 Attributes of its classes are read-only.
 """
@@ -9,6 +9,25 @@ from typing import Any, Self, final
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import disjoint_base
+
+__all__ = [
+    "Batch",
+    "Core",
+    "ERROR_CODES",
+    "EVENTS",
+    "FORMAT",
+    "LogEntry",
+    "PageBase",
+    "PageInfo",
+    "Snap",
+    "Stage",
+    "__version__",
+    "at_fork_before",
+    "at_fork_child",
+    "at_fork_parent",
+    "diff_ranges",
+    "set_log",
+]
 
 # A page at one epoch.
 @final
@@ -213,7 +232,7 @@ class Stage:
     # A new one with what was edited, written and named inside the common length; zeros behind it.
     def resize(self, nbytes: int) -> Stage: ...
 
-# The hot half of mmsb.Page. What __setitem__ does not take itself goes to self._assign(index, value).
+# The hot half of mmsb.Page. What __setitem__ does not take goes to self._assign(index, value).
 @disjoint_base
 class PageBase:
     def __new__(cls, core: Core, id: int) -> Self: ...

@@ -11,7 +11,7 @@ use crate::race::Res;
 const HOW: How<'static> =
     How { source: None, meta: None, durability: None, time: None, wait: true };
 /// Pages a commit while loading.
-const CHUNK: u32 = 10_000;
+const CHUNK: u32 = 1_000;
 
 /// A bus in a directory; page `key` has the id `key + 1`.
 pub struct Mmsb {

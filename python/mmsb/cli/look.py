@@ -93,9 +93,7 @@ def run_info(args: argparse.Namespace, out: Output) -> int:
             f"{count(facts['torn_bytes'], 'byte')} of a commit that never finished end the log"
         )
     if facts["quarantined"]:
-        out.note(
-            f"{count(facts['quarantined'], 'file')} of torn bytes in {plain(facts['path'])}/quarantine"
-        )
+        out.note(f"{count(facts['quarantined'], 'file')} of torn bytes in DIR/quarantine")
     return 0
 
 

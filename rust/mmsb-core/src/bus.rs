@@ -337,6 +337,11 @@ impl Bus {
         Ok(&self.0.core)
     }
 
+    /// The engine of a bus that is alive.
+    pub(crate) fn core(&self) -> Result<&Arc<Core>> {
+        self.alive()
+    }
+
     #[inline]
     fn writable(&self) -> Result<&Arc<Core>> {
         let core = self.alive()?;

@@ -4,12 +4,12 @@
 
 /// XXH3-64 with seed 0.
 #[inline]
-pub fn h64(bytes: &[u8]) -> u64 {
+pub(crate) fn h64(bytes: &[u8]) -> u64 {
     twox_hash::XxHash3_64::oneshot(bytes)
 }
 
 /// XXH3-128 with seed 0.
 #[inline]
-pub fn h128(bytes: &[u8]) -> u128 {
+pub(crate) fn h128(bytes: &[u8]) -> u128 {
     twox_hash::XxHash3_128::oneshot(bytes)
 }

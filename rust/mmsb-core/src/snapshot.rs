@@ -13,6 +13,7 @@ use crate::view::View;
 use crate::{Result, apply, page};
 
 /// A pinned epoch; the pin goes with the value.
+#[derive(Debug)]
 pub(crate) struct Pin<'a> {
     slots: &'a Slots,
     slot: usize,

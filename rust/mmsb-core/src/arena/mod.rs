@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(crate) use alloc::{Alloc, BLOCK, size_class};
-pub(crate) use backing::{Backing, Mapping};
+pub(crate) use backing::{Backing, Mapping, reopen_read_only};
 pub(crate) use slots::Slots;
 
 use crate::{Code, Error, Result};

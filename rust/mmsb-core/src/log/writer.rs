@@ -132,7 +132,7 @@ impl Log {
         point.sync()?;
         log.synced(&point);
         let log_dir = segment::log_dir(dir);
-        let name = SegmentName { seq: 0, first_epoch: 1 };
+        let name = SegmentName { seq: 0, first_epoch: log.state.epoch + 1 };
         log.vfs.rename(&begun, &log_dir.join(name.file())).map_err(|e| failed(&begun, e))?;
         log.vfs.sync_dir(&log_dir).map_err(|e| Error::storage(&log_dir, &e, "sync"))?;
         log.write_meta()?;
