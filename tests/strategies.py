@@ -142,4 +142,8 @@ def _many(draw: Draw, draft: State, steady: list[int]) -> Any:
         i = draw(st.sampled_from(fit))
         at = draw(st.integers(0, len(draft.pages[i].data) - 4))
         writes.append((i, at, content(draw(SEEDS), 4)))
-    return WriteMany(tuple(writes))
+    op, after = WriteMany(tuple(writes)), draft.copy()
+    op.apply(after)
+    if any(draft.pages[i] == after.pages[i] for i, *_ in writes):
+        return op if len(writes) == 1 else draw(creates())  # it may have undone its own writes
+    return op

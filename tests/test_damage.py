@@ -308,7 +308,7 @@ def test_a_log_whose_end_is_another_logs_record(unclean: dict[str, Any], tmp_pat
     with opened(path, oracle, mode="r+") as bus:
         assert bus.epoch == len(oracle) - 1
         bus.create_page("log inside a page", data=record * 3)
-        bus["x"][0] = 1
+        bus["x"][0] = 77
     with mmsb.open(path) as bus:
         assert bus.epoch == len(oracle) + 1 and bus.verify().ok
 

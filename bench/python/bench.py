@@ -19,7 +19,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from race import Effort, Figure
+from race import Effort, Figure, Role
 from rows import all_rows
 from table import cells, markdown
 
@@ -56,7 +56,7 @@ def main() -> int:
 
 def rust(binary: Path, folder: Path, quick: bool) -> list[Figure]:
     """The Rust rows, as the binary prints them."""
-    command = [binary, folder, *(["--quick"] if quick else [])]
+    command = [str(binary), str(folder), *(["--quick"] if quick else [])]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     return [Figure(**json.loads(line)) for line in done.stdout.splitlines()]
 
@@ -67,16 +67,20 @@ def instructions(binary: Path, folder: Path) -> list[Figure]:
         print("no row of instructions: valgrind is not installed", file=sys.stderr)
         return []
     figures = []
-    for role, who, name in (("peer", "lmdb", "LMDB"), ("mmsb", "mmsb", "MMSB")):
+    contestants: tuple[tuple[Role, str, str], ...] = (
+        ("peer", "lmdb", "LMDB"),
+        ("mmsb", "mmsb", "MMSB"),
+    )
+    for role, who, name in contestants:
         few, many = (_collected(binary, folder, who, count) for count in (1_000, 11_000))
         each = (many - few) / 10_000
-        figures.append(Figure("instructions", role, name, each, each, each, 1))  # type: ignore[arg-type]
+        figures.append(Figure("instructions", role, name, each, each, each, 1))
     return figures
 
 
 def _collected(binary: Path, folder: Path, who: str, count: int) -> int:
     callgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
-    program = [binary, "instructions", who, str(count), folder / f"{who}-{count}"]
+    program = [str(binary), "instructions", who, str(count), str(folder / f"{who}-{count}")]
     done = subprocess.run([*callgrind, *program], capture_output=True, text=True)
     found = re.search(r"Collected : (\d+)", done.stderr)
     if done.returncode != 0 or found is None:
@@ -88,7 +92,7 @@ def describe(folder: Path) -> str:
     """The machine and the versions, in a line each."""
     cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
-    findmnt = ["findmnt", "--noheadings", "--output", "FSTYPE", "--target", folder]
+    findmnt = ["findmnt", "--noheadings", "--output", "FSTYPE", "--target", str(folder)]
     system = subprocess.run(findmnt, capture_output=True, text=True, check=True).stdout.strip()
     rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True).stdout.split()
     lock = (ROOT / "bench" / "rust" / "Cargo.lock").read_text()

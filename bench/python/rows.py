@@ -65,7 +65,7 @@ def commits(folder: Path, effort: Effort) -> list[Figure]:
     def peer(count: int) -> None:
         for key, start, data in itertools.islice(puts, count):
             with env.begin(write=True) as txn:
-                value = bytearray(txn.get(key))
+                value = bytearray(txn.get(key, b""))
                 value[start : start + CHANGE] = data
                 txn.put(key, value)
 
@@ -180,7 +180,7 @@ def _view(row: str, folder: Path, size: int, effort: Effort) -> list[Figure]:
     def peer(count: int) -> None:
         for _ in itertools.repeat(None, count):
             with env.begin(buffers=True) as txn:
-                np.frombuffer(txn.get(key), dtype)
+                np.frombuffer(txn.get(key, b""), dtype)
 
     try:
         with mmsb.create(folder / "bus.mmsb", durability="os") as bus:

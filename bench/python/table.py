@@ -112,7 +112,7 @@ def amount(value: float, unit: str) -> str:
 
 def markdown(lines: list[tuple[str, ...]]) -> str:
     """A table that reads well as text too."""
-    table = [HEADS, *lines]
+    table: list[tuple[str, ...]] = [HEADS, *lines]
     widths = [max(len(line[i]) for line in table) for i in range(len(HEADS))]
     drawn = [
         "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"

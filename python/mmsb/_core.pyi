@@ -49,7 +49,7 @@ class PageInfo:
 # One bus. Calls raise ClosedError after close() and ForkedHandleError in a forked child.
 @final
 class Core:
-    # These six also after close(), and all but the epochs in a forked child.
+    # These work after close() too, and all but the epochs in a forked child.
     path: str | None
     mode: str
     durability: str

@@ -23,6 +23,7 @@ from ._page import LostPage, Page
 from ._resolve import PageLike, contained_key, no_page, number, page_key
 from ._values import Array, raw_bytes, rows_of
 from .errors import (
+    ArgumentError,
     ConflictError,
     ForkedHandleError,
     PageExistsError,
@@ -586,12 +587,14 @@ class Transaction:
 def run(core: _core.Core, fn: Callable[[Transaction], T], retries: SupportsIndex, about: How) -> T:
     """Run a function in a transaction, again on a conflict; see :meth:`Bus.run`."""
     left = number(retries, "retries")
+    if left < 0:
+        raise ArgumentError(f"retries must not be negative, not {left}")
     while True:
         try:
             with begin(core, about) as tx:
                 return fn(tx)
         except ConflictError:
-            if left <= 0:
+            if left == 0:
                 raise
             left -= 1
 

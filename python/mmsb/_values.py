@@ -202,22 +202,18 @@ def convert(values: Any, dtype: DType, raw: bool = False) -> Array:
 
 
 def _converted(values: Any, dtype: DType) -> Array:
-    if isinstance(values, _PYTHON_VALUES):
-        # Record tuples, text and times are read in the light of the target; plain numbers are weak.
-        if dtype.names is not None or dtype.kind not in "biufc":
-            return np.array(values, dtype)
-        array = np.asarray(values)
-        if array.dtype.kind in "iu" and dtype.kind in "iu":
-            return _fitting(array, dtype).astype(dtype)
-        if array.size == 0:
-            return array.astype(dtype)
-    else:
-        array = np.asarray(values)
-    if array.dtype.kind == "O":
+    weak = isinstance(values, _PYTHON_VALUES) and not isinstance(values, np.generic)
+    if weak and dtype.names is not None:
+        return np.array(values, dtype)
+    array = np.asarray(values)
+    kinds = array.dtype.kind + dtype.kind
+    # Text, times and huge numbers of Python are read in the light of the target.
+    if array.dtype.kind == "O" or (weak and kinds in ("US", "SU", "UM", "Um", "iM", "im")):
         if dtype.kind in "biu":
             raise InvalidDeltaError(f"these values are no numbers that fit into {dtype}")
         return np.array(values, dtype)
-    if not np.can_cast(array.dtype, dtype, "same_kind"):
+    free = array.size == 0 or (weak and kinds[0] in "iu" and kinds[1] in "iu")
+    if not free and not np.can_cast(array.dtype, dtype, "same_kind"):
         raise InvalidDeltaError(
             f"{array.dtype} does not go into {dtype} under same_kind casting; "
             f"if you mean it, convert with .astype(...) first"

@@ -11,13 +11,14 @@ use crate::catalog::MAX_PAGE;
 use crate::core::{Core, lock};
 use crate::delta::Batch;
 use crate::history::{BACKING, Base, LogIter, Replay, Store};
+use crate::keeper::{self, Keeper};
 use crate::log::{self, Log, LogOptions, OpenMode};
 use crate::sequence::{Build, Committed, Durability, How};
 use crate::snapshot::{Pin, Snapshot};
 use crate::table;
 use crate::vfs::{OsVfs, RamVfs, Vfs};
 use crate::view::View;
-use crate::{Code, Error, Result, apply, checkpoint, fork, history, restore, trace};
+use crate::{Code, Error, Result, apply, checkpoint, history, restore, trace};
 
 /// How a store is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +107,7 @@ struct Inner {
     closed: AtomicBool,
     replay: Mutex<Option<Replay>>,
     checkpointing: Mutex<()>,
+    keeper: Keeper,
 }
 
 /// One store: its pages, log and checkpoints. Clones are the same bus; the last one closes it.
@@ -185,7 +187,6 @@ impl Bus {
         let log = Log::create(Arc::clone(&vfs), dir, log_options(options, durability))?;
         let store = Store { vfs, dir: dir.to_path_buf(), uuid: log.meta().uuid };
         let core = Core::new(BACKING, max_memory, true)?;
-        log.fds().into_iter().for_each(fork::register_fd);
         lock(&core.sequencer).log = Some(log);
         trace::create(dir, durability.as_str());
         Ok(Bus::assemble(core, store, Mode::ReadWrite, false, durability, max_memory, None))
@@ -254,9 +255,6 @@ impl Bus {
             quarantined: found.quarantined,
             seconds: began.elapsed().as_secs_f64(),
         };
-        if let Some(log) = &log {
-            log.fds().into_iter().for_each(fork::register_fd);
-        }
         core.durable.store(core.epoch(), Ordering::Release);
         lock(&core.sequencer).log = log;
         trace::recovery_done(dir, recovery.epoch, checkpoint_epoch, recovery.records, recovery.seconds);
@@ -274,6 +272,7 @@ impl Bus {
         max_memory: u64,
         recovery: Option<Recovery>,
     ) -> Bus {
+        let (log, pages) = core.log_and_page_bytes();
         Bus(Arc::new(Inner {
             core,
             store,
@@ -285,6 +284,7 @@ impl Bus {
             closed: AtomicBool::new(false),
             replay: Mutex::new(None),
             checkpointing: Mutex::new(()),
+            keeper: Keeper::new(log, pages),
         }))
     }
 
@@ -416,7 +416,11 @@ impl Bus {
         how: &How<'_>,
     ) -> Result<Committed> {
         let core = self.writable()?;
-        core.commit(batch, base, build, self.durability_for(how), how)
+        let done = core.commit(batch, base, build, self.durability_for(how), how);
+        if !self.0.in_memory && self.0.keeper.is_due(core.log_bytes.load(Ordering::Relaxed)) {
+            self.checkpoint_in_background();
+        }
+        done
     }
 
     /// Commits a batch; with `base` it is an optimistic transaction that began there.
@@ -487,27 +491,32 @@ impl Bus {
 
     /// Writes a checkpoint of the newest epoch. Returns that epoch.
     pub fn checkpoint(&self) -> Result<u64> {
-        let core = self.writable()?;
+        self.writable()?;
         if self.0.in_memory {
-            return Err(Error::new(Code::Argument, "a bus in memory has no checkpoints; its log is its history"));
+            return Err(Error::new(
+                Code::Argument,
+                "a bus in memory has no checkpoints; its log is its history",
+            ));
         }
-        let began = Instant::now();
-        let _one_at_a_time = lock(&self.0.checkpointing);
-        let at = Snapshot::newest(core)?;
-        let store = &self.0.store;
-        if checkpoint::list(&*store.vfs, &store.dir)?.contains(&at.epoch()) {
-            return Ok(at.epoch());
+        self.0.checkpoint(false)
+    }
+
+    fn checkpoint_in_background(&self) {
+        let inner = Arc::downgrade(&self.0);
+        let work = move || {
+            let Some(inner) = inner.upgrade() else { return };
+            // A failure is told by an event; the log has everything, so nothing is lost.
+            if let Err(error) = inner.checkpoint(true) {
+                trace::checkpoint_failed(&inner.store.dir, &error.message);
+            }
+            let (log, pages) = inner.core.log_and_page_bytes();
+            inner.keeper.done(log, pages);
+        };
+        let spawned = std::thread::Builder::new().name("mmsb-checkpoint".into()).spawn(work);
+        if spawned.is_err() {
+            let (log, pages) = self.0.core.log_and_page_bytes();
+            self.0.keeper.done(log, pages);
         }
-        trace::checkpoint_begin(at.epoch());
-        let size = checkpoint::write(&*store.vfs, &store.dir, store.uuid, &at)?;
-        core.wait_durable(at.epoch())?;
-        checkpoint::install(&*store.vfs, &store.dir, at.epoch())?;
-        if let Some(log) = &mut lock(&core.sequencer).log {
-            log.append_mark(at.epoch(), at.digest(), size)?;
-        }
-        let file = checkpoint::path(&store.dir, at.epoch());
-        trace::checkpoint_done(&file, at.epoch(), size, began.elapsed().as_secs_f64());
-        Ok(at.epoch())
     }
 
     /// Checks every byte of log and checkpoints.
@@ -560,6 +569,36 @@ impl Bus {
 }
 
 impl Inner {
+    fn checkpoint(&self, automatic: bool) -> Result<u64> {
+        let began = Instant::now();
+        let (core, store) = (&self.core, &self.store);
+        let _one_at_a_time = lock(&self.checkpointing);
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(Code::Closed, "the bus is closed"));
+        }
+        let at = Snapshot::newest(core)?;
+        let (epoch, file) = (at.epoch(), checkpoint::path(&store.dir, at.epoch()));
+        if checkpoint::list(&*store.vfs, &store.dir)?.contains(&epoch) {
+            return Ok(epoch);
+        }
+        trace::checkpoint_begin(epoch);
+        let size = checkpoint::write(&*store.vfs, &store.dir, store.uuid, &at, automatic)?;
+        core.wait_durable(epoch)?;
+        checkpoint::install(&*store.vfs, &store.dir, epoch)?;
+        let mut seq = lock(&core.sequencer);
+        let marked = seq.log.as_mut().map_or(Ok(()), |log| log.append_mark(epoch, at.digest(), size));
+        if let Err(error) = marked {
+            if seq.log.as_ref().is_some_and(|log| log.usable().is_err()) {
+                seq.fail(&error);
+            }
+            return Err(error);
+        }
+        drop(seq);
+        trace::checkpoint_done(&file, epoch, size, began.elapsed().as_secs_f64());
+        keeper::thin(store, &at.tags())?;
+        Ok(epoch)
+    }
+
     fn close(&self) -> Result<()> {
         if self.core.is_foreign() || self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
@@ -573,7 +612,6 @@ impl Inner {
         let flushed = if usable { seq.flush() } else { Ok(()) };
         let Some(mut log) = seq.log.take() else { return Ok(()) };
         drop(seq);
-        log.fds().into_iter().for_each(fork::forget_fd);
         if self.in_memory {
             return published;
         }

@@ -87,7 +87,13 @@ impl Out<'_> {
 }
 
 /// Writes the checkpoint of a snapshot under a temporary name and syncs it. Returns its size.
-pub(crate) fn write(vfs: &dyn Vfs, store: &Path, uuid: [u8; 16], at: &Snapshot) -> Result<u64> {
+pub(crate) fn write(
+    vfs: &dyn Vfs,
+    store: &Path,
+    uuid: [u8; 16],
+    at: &Snapshot,
+    automatic: bool,
+) -> Result<u64> {
     let temp = dir(store).join(format!(".tmp-{}", file_name(at.epoch())));
     let fail = |e: io::Error, doing: &str| Error::storage(&temp, &e, doing);
     let file = match vfs.open(&temp, OpenKind::CreateNew) {
@@ -98,7 +104,7 @@ pub(crate) fn write(vfs: &dyn Vfs, store: &Path, uuid: [u8; 16], at: &Snapshot) 
         done => done,
     }
     .map_err(|e| fail(e, "cannot create"))?;
-    let written = fill(&*file, &temp, uuid, at)
+    let written = fill(&*file, &temp, uuid, at, automatic)
         .and_then(|size| file.sync().map(|()| size).map_err(|e| fail(e, "cannot sync")));
     written.inspect_err(|_| {
         // Nothing refers to the temporary file; what can't be removed now is removed by the next checkpoint.
@@ -114,7 +120,7 @@ pub(crate) fn install(vfs: &dyn Vfs, store: &Path, epoch: u64) -> Result<()> {
     vfs.sync_dir(&dir).map_err(|e| Error::storage(&dir, &e, "cannot sync"))
 }
 
-fn fill(file: &dyn VfsFile, path: &Path, uuid: [u8; 16], at: &Snapshot) -> Result<u64> {
+fn fill(file: &dyn VfsFile, path: &Path, uuid: [u8; 16], at: &Snapshot, automatic: bool) -> Result<u64> {
     let mem = at.core().mem();
     let root = *at.root();
     let mut out = Out { file, path, at: HEADER as u64, buf: Vec::with_capacity(CHUNK + BLOCK as usize) };
@@ -141,7 +147,7 @@ fn fill(file: &dyn VfsFile, path: &Path, uuid: [u8; 16], at: &Snapshot) -> Resul
     let mut head = Vec::with_capacity(HEADER);
     head.extend_from_slice(&MAGIC);
     head.extend_from_slice(&MAJOR.to_le_bytes());
-    head.extend_from_slice(&[0; 6]);
+    head.extend_from_slice(&[0, 0, u8::from(automatic), 0, 0, 0]);
     head.extend_from_slice(&[0; 16]);
     head.extend_from_slice(&uuid);
     let tags = catalog::tags(mem, &root).len() as u64;
@@ -184,6 +190,16 @@ fn put_page(
         }
     });
     failed.map_or(Ok(()), Err)
+}
+
+/// Whether a checkpoint was made without being asked for. One that cannot be read is left alone.
+pub(crate) fn is_automatic(vfs: &dyn Vfs, store: &Path, epoch: u64) -> Result<bool> {
+    let path = path(store, epoch);
+    let file = vfs.open(&path, OpenKind::Read).map_err(|e| Error::storage(&path, &e, "cannot read"))?;
+    let mut head = vec![0; HEADER];
+    let read = read_exact_at(&*file, 0, &mut head);
+    let checksum = h64(&head[..HEADER - 8]).to_le_bytes();
+    Ok(read.is_ok() && head[HEADER - 8..] == checksum && head[20] == 1)
 }
 
 /// A checkpoint's header and index, checked.

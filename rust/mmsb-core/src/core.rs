@@ -4,12 +4,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::arena::{Arena, Backing, Mem, Slots};
 use crate::edit::Dead;
+use crate::log::Log;
 use crate::reclaim::Reclaim;
 use crate::root::{HEAD_BYTES, Head, Root};
 use crate::sequence::{Group, Sequencer};
@@ -30,6 +31,8 @@ pub(crate) struct Core {
     pub(crate) group: Mutex<Group>,
     pub(crate) group_moved: Condvar,
     pub(crate) durable: AtomicU64,
+    /// Bytes of the log, as of the last append.
+    pub(crate) log_bytes: AtomicU64,
     pub(crate) views: LargeViews,
     /// Hashes by node, with the epoch that made it; private to the host.
     pub(crate) digests: Mutex<HashMap<u64, (u64, u128)>>,
@@ -77,6 +80,7 @@ impl Core {
             group: Mutex::new(Group::default()),
             group_moved: Condvar::new(),
             durable: AtomicU64::new(0),
+            log_bytes: AtomicU64::new(0),
             views: LargeViews::default(),
             digests: Mutex::new(HashMap::new()),
             parent,
@@ -125,8 +129,8 @@ impl Core {
         if self.is_foreign() {
             return Err(Error::new(
                 Code::ForkedHandle,
-                "this handle was inherited through fork(); open the bus in the child, or use a process started with \
-                 'spawn'",
+                "this handle was inherited through fork() and belongs to the parent; let the child read with \
+                 mmsb.attach(path), or start it with the 'spawn' method",
             ));
         }
         Ok(())
@@ -156,6 +160,17 @@ impl Core {
     pub(crate) fn adopt(&self, root: &Root) {
         self.head.publish(root);
         lock(&self.sequencer).newest = *root;
+    }
+
+    /// Bytes of the log and of all pages.
+    pub(crate) fn log_and_page_bytes(&self) -> (u64, u64) {
+        let seq = lock(&self.sequencer);
+        (seq.log.as_ref().map_or(0, Log::bytes), seq.newest.bytes)
+    }
+
+    /// Descriptors of the store that a forked child must not keep.
+    pub(crate) fn fds(&self) -> Vec<RawFd> {
+        lock(&self.sequencer).log.as_ref().map_or_else(Vec::new, Log::fds)
     }
 
     pub(crate) fn guard(&self, pipe: &Arc<OwnedFd>) {

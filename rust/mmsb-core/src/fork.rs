@@ -14,13 +14,13 @@ use rustix::pipe::PipeFlags;
 use crate::core::Core;
 
 static GENERATION: AtomicU64 = AtomicU64::new(0);
-static REGISTRY: Mutex<Registry> = Mutex::new(Registry { cores: Vec::new(), fds: Vec::new(), pipe: None });
+static REGISTRY: Mutex<Registry> =
+    Mutex::new(Registry { cores: Vec::new(), fds: Vec::new(), pipe: None });
 
 struct Registry {
     cores: Vec<Weak<Core>>,
-    /// Descriptors that a child gives up.
+    /// Of the fork that is under way: the descriptors that the child gives up, and its end of the pipe.
     fds: Vec<RawFd>,
-    /// Of the fork that is under way: the child's end.
     pipe: Option<OwnedFd>,
 }
 
@@ -41,16 +41,6 @@ pub(crate) fn register(core: &Arc<Core>) {
     registry.cores.push(Arc::downgrade(core));
 }
 
-/// A descriptor that children must not keep.
-pub(crate) fn register_fd(fd: RawFd) {
-    registry().fds.push(fd);
-}
-
-/// The descriptor is about to be closed here.
-pub(crate) fn forget_fd(fd: RawFd) {
-    registry().fds.retain(|&other| other != fd);
-}
-
 /// Whether the process that holds the pipe's other end is gone.
 pub(crate) fn is_gone(pipe: &OwnedFd) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)];
@@ -64,6 +54,7 @@ pub fn at_fork_before() {
     if cores.is_empty() {
         return;
     }
+    registry().fds = cores.iter().flat_map(|core| core.fds()).collect();
     let Ok((ours, childs)) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC) else {
         // Without a descriptor to spare nothing tells when the child is gone: keep the frames for good.
         return cores.iter().for_each(|core| core.guard_for_ever());
@@ -77,7 +68,9 @@ pub fn at_fork_before() {
 
 /// To be called after fork(2) in the parent.
 pub fn at_fork_parent() {
-    registry().pipe = None;
+    let mut registry = registry();
+    registry.pipe = None;
+    registry.fds.clear();
 }
 
 /// To be called after fork(2) in the child.

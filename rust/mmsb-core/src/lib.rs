@@ -19,6 +19,7 @@ mod error;
 mod fork;
 mod hash;
 mod history;
+mod keeper;
 mod limits;
 pub mod log;
 mod names;

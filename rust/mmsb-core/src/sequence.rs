@@ -170,7 +170,7 @@ impl Sequencer {
         }
     }
 
-    fn fail(&mut self, cause: &Error) {
+    pub(crate) fn fail(&mut self, cause: &Error) {
         self.failed.get_or_insert_with(|| cause.clone());
     }
 
@@ -281,6 +281,7 @@ impl Core {
             return Err(self.append_failed(&mut seq, root.epoch, error));
         }
         let seq_ref = &mut *seq;
+        self.log_bytes.store(seq_ref.log.as_ref().map_or(0, Log::bytes), Ordering::Relaxed);
         seq_ref.newest = root;
         if durability != Durability::Disk && seq_ref.pending.is_empty() {
             self.publish(&root, &mut seq_ref.dead, &mut seq_ref.reclaim);

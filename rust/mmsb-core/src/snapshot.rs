@@ -3,10 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::arena::Slots;
+use crate::arena::{BLOCK, Slots};
 use crate::catalog::{self, Desc, PageInfo};
 use crate::core::Core;
-use crate::diff::diff_ranges;
+use crate::diff::diff_ranges_at;
 use crate::root::Root;
 use crate::table::{self, Slot};
 use crate::view::View;
@@ -234,32 +234,20 @@ impl Snapshot {
     /// elements.
     pub fn diff(&self, other: &Snapshot, page: u64) -> Result<Vec<(u64, u64)>> {
         let (a, b) = (self.slot_or_err(page)?, other.slot_or_err(page)?);
-        let itemsize = Desc::at(self.0.core.mem(), a.desc).itemsize().max(1) as usize;
-        let mut ranges = Vec::new();
+        let (left, right) = (self.0.core.mem(), other.0.core.mem());
+        let itemsize = Desc::at(left, a.desc).itemsize().max(1) as usize;
         let len = a.len.min(b.len);
-        // Steps of whole elements, so that no element is cut by a step.
-        let step = (crate::arena::BLOCK / itemsize as u64).max(1) * itemsize as u64;
-        let (mut left, mut right) = (vec![0; step as usize], vec![0; step as usize]);
-        let mut from = 0;
-        while from < len {
-            let n = step.min(len - from) as usize;
-            page::read(self.0.core.mem(), &a, from, &mut left[..n]);
-            page::read(other.0.core.mem(), &b, from, &mut right[..n]);
-            let mut found = Vec::new();
-            diff_ranges(&left[..n], &right[..n], itemsize, &mut found);
-            for (start, stop) in found {
-                push_joined(&mut ranges, from + start, from + stop);
+        let mut ranges = Vec::new();
+        let mut block = vec![0; BLOCK as usize];
+        page::parts(left, &a, 0, len, &mut |at, bytes| {
+            let stop = at + bytes.len() as u64;
+            if self.same_arena(other) && page::same_range(left, &a, &b, at, stop) {
+                return;
             }
-            from += n as u64;
-        }
+            let other = &mut block[..bytes.len()];
+            page::read(right, &b, at, other);
+            diff_ranges_at(bytes, other, at, len, itemsize, &mut ranges);
+        });
         Ok(ranges)
-    }
-}
-
-/// Appends a range, joined with the last one where they touch.
-pub(crate) fn push_joined(ranges: &mut Vec<(u64, u64)>, start: u64, stop: u64) {
-    match ranges.last_mut() {
-        Some(last) if last.1 >= start => last.1 = last.1.max(stop),
-        _ => ranges.push((start, stop)),
     }
 }

@@ -90,6 +90,8 @@ events! {
         checkpoint_begin(epoch: u64);
     INFO "mmsb.checkpoint.done" "a checkpoint was written"
         checkpoint_done(file: &Path, epoch: u64, bytes: u64, seconds: f64);
+    ERROR "mmsb.checkpoint.failed" "an automatic checkpoint could not be written; the log has everything"
+        checkpoint_failed(path: &Path, error: &str);
     WARN "mmsb.checkpoint.damaged" "a checkpoint was passed over because it is damaged"
         checkpoint_damaged(file: &Path, error: &str);
     DEBUG "mmsb.fork" "an independent bus was made of an epoch"

@@ -4,6 +4,7 @@
 //! that the sync reached; it closes the gap that damage to the very last durable record would look like a torn tail.
 //! The file holds 128 bytes of meaning, one sector, and zeros up to 4096.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -75,7 +76,7 @@ pub(crate) fn read_slot(vfs: &dyn Vfs, path: &Path) -> Result<Option<StoreMeta>>
     let failed = |e: &std::io::Error| Error::storage(path, e, "read");
     let file = match vfs.open(path, OpenKind::Read) {
         Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
         Err(e) => return Err(failed(&e)),
     };
     let mut bytes = vec![0u8; SLOT_LEN + 1];

@@ -4,9 +4,11 @@
 //! history, [`verify`] checks every byte. FORMAT.md has the layout. Invariants: one commit is one checksummed record;
 //! nothing is ever rewritten or silently shortened; only what a sync has reached is called durable.
 
+mod active;
 #[cfg(test)]
 mod crash_tests;
 mod cursor;
+mod mapped;
 mod meta;
 mod reader;
 mod record;
@@ -48,14 +50,17 @@ pub struct LogOptions {
     pub segment_bytes: u64,
     /// Makes the store's UUID and the segments' salts reproducible, for tests.
     pub seed: Option<u64>,
-    /// The clock at creation; times of the first segment are stored as distances from it.
-    pub time: u64,
+    /// Times of the first segment are stored as distances from this; none: the system's clock, or 0 with a seed.
+    pub time: Option<u64>,
     /// The durability chosen at creation, as the bus encodes it; kept in the meta slots.
     pub durability: u8,
     /// Size of a block, for the segments' headers.
     pub block_size: u32,
     /// The epoch that the first commit follows; above 0 in the log of a fork.
     pub base_epoch: u64,
+    /// Append through a mapping where the file system allows it. For a bus whose commits do not wait for a sync: a
+    /// sync makes the next store into each page slower than a write.
+    pub mapped: bool,
 }
 
 impl Default for LogOptions {
@@ -63,10 +68,11 @@ impl Default for LogOptions {
         LogOptions {
             segment_bytes: 64 << 20,
             seed: None,
-            time: 0,
+            time: None,
             durability: 0,
             block_size: 16 << 10,
             base_epoch: 0,
+            mapped: false,
         }
     }
 }

@@ -12,6 +12,7 @@ use super::recover::LogRecovery;
 use super::scan::End;
 use super::segment::{self, SegmentName};
 use super::writer::LogState;
+use crate::trace;
 use crate::error::{Error, Result};
 use crate::vfs::{OpenKind, Vfs, VfsFile, write_all_at};
 
@@ -97,6 +98,8 @@ impl Repair<'_> {
             let to = self.free_name(&name.file())?;
             self.vfs.rename(&from, &to).map_err(|e| Error::storage(&from, &e, "set aside"))?;
             self.sync_dir(&self.quarantine()?)?;
+            let bytes = Window::open(self.vfs, &to)?.size()?;
+            trace::quarantine(&to, bytes);
             self.found.quarantined.push(to);
         }
         self.sync_dir(&log)
@@ -119,6 +122,8 @@ impl Repair<'_> {
         }
         copy.sync().map_err(|e| failed(&e))?;
         self.sync_dir(&self.quarantine()?)?;
+        trace::recovery_torn(&window.path, from, end - from);
+        trace::quarantine(&to, end - from);
         self.found.quarantined.push(to);
         Ok(())
     }

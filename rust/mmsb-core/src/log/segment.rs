@@ -211,8 +211,8 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    pub(crate) fn new(path: PathBuf, file: Arc<dyn VfsFile>, seq: u64, named: bool) -> Segment {
-        Segment { path, file, seq, named: AtomicBool::new(named) }
+    pub(crate) fn new(path: PathBuf, file: Arc<dyn VfsFile>, seq: u64) -> Segment {
+        Segment { path, file, seq, named: AtomicBool::new(false) }
     }
 }
 

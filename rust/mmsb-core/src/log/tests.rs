@@ -16,7 +16,7 @@ fn options(segment_bytes: u64) -> LogOptions {
     LogOptions {
         segment_bytes,
         seed: Some(1),
-        time: 1_700_000_000_000_000_000,
+        time: Some(1_700_000_000_000_000_000),
         ..LogOptions::default()
     }
 }
@@ -211,6 +211,39 @@ fn life_in_memory() {
 fn life_on_disk() {
     let tmp = tempfile::tempdir().unwrap();
     life(Arc::new(OsVfs), &tmp.path().join("s"));
+}
+
+/// Whichever way the bytes get into the files, they are the same.
+#[test]
+fn mapped_and_written_logs_are_equal() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut images = Vec::new();
+    for mapped in [false, true] {
+        let dir = tmp.path().join(mapped.to_string());
+        let vfs: Arc<dyn Vfs> = Arc::new(OsVfs);
+        let opts = LogOptions { mapped, ..options(1 << 20) };
+        let mut log = Log::create(vfs.clone(), &dir, opts).unwrap();
+        for epoch in 1..=8000 {
+            append(&mut log, &commit(epoch, 400 + epoch as usize % 200)).unwrap();
+            if epoch.is_multiple_of(1000) {
+                // Time for the helper, so that both ways are taken.
+                std::thread::sleep(std::time::Duration::from_millis(3));
+                let from = epoch - 5;
+                let seen = LogCursor::new(vfs.clone(), &dir, from, epoch, false).unwrap();
+                let seen: Vec<_> = seen.map(|c| c.unwrap()).collect();
+                let expected: Vec<_> =
+                    (from..=epoch).map(|e| commit(e, 400 + e as usize % 200)).collect();
+                assert_eq!(seen, expected);
+            }
+        }
+        log.close().unwrap();
+        drop(log);
+        assert_eq!(try_open(&vfs, &dir, 0).unwrap().2.len(), 8000);
+        let bytes: Vec<_> = image(&*vfs, &dir).into_iter().map(|(_, bytes)| bytes).collect();
+        assert!(bytes.len() > 5);
+        images.push(bytes);
+    }
+    assert!(images[0] == images[1]);
 }
 
 #[test]

@@ -11,15 +11,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use super::active::Active;
+use super::mapped::Helper;
 use super::meta::{MetaSlots, StoreMeta};
-use super::record::{self, HEADER, HEADROOM, SEAL_ROOM, padded};
+use super::record::{self, HEADER, HEADROOM, padded};
 use super::segment::{self, Gate, RECORDS, Segment, SegmentHeader, SegmentName, sync_all};
 use super::{LogOptions, Position, lock};
 use crate::error::{Code, Error, Result};
 use crate::hash::h64;
-use crate::vfs::{OpenKind, StoreLock, Vfs, write_all_at};
-
-const FIRST_STEP: u64 = 256 << 10;
+use crate::trace;
+use crate::vfs::{StoreLock, Vfs};
 
 /// The writer of a store's log.
 #[derive(Debug)]
@@ -35,6 +36,7 @@ pub struct Log {
     behind: Vec<Arc<Segment>>,
     /// The sync that runs behind the commits, and the segment before which it covers all.
     background: Option<(u64, JoinHandle<Result<()>>)>,
+    helper: Option<Helper>,
     gate: Arc<Gate>,
     state: LogState,
     durable: Position,
@@ -54,19 +56,6 @@ pub(crate) struct LogState {
     pub(crate) end: Position,
     /// Bytes of all segments but the active one.
     pub(crate) sealed_bytes: u64,
-}
-
-#[derive(Debug)]
-struct Active {
-    segment: Arc<Segment>,
-    salt: [u8; 16],
-    base_time: u64,
-    end: u64,
-    /// How far the file's space is reserved.
-    reserved: u64,
-    commits: u64,
-    /// The durable offset that the last mark told.
-    told: u64,
 }
 
 /// What a sync has to reach; made under the commit lock, used without it.
@@ -111,13 +100,15 @@ impl Log {
             durable_epoch: 0,
         };
         let meta = MetaSlots::create(&*vfs, dir, meta)?;
-        for synced in [Some(dir), dir.parent()].into_iter().flatten() {
+        // A bare name lies in the working directory.
+        let parent = dir.parent().map(|up| if up.as_os_str().is_empty() { Path::new(".") } else { up });
+        for synced in [Some(dir), parent].into_iter().flatten() {
             vfs.sync_dir(synced).map_err(|e| Error::storage(synced, &e, "sync"))?;
         }
         let state = LogState {
             next_seq: 0,
             epoch: opts.base_epoch,
-            time: opts.time,
+            time: first_time(&opts),
             chain: 0,
             end: Position::default(),
             sealed_bytes: 0,
@@ -158,6 +149,7 @@ impl Log {
             active: None,
             behind: Vec::new(),
             background: None,
+            helper: None,
             gate: Arc::default(),
             durable: state.end,
             durable_epoch: state.epoch,
@@ -236,17 +228,13 @@ impl Log {
         let seed = record::seed(&active.salt, active.end);
         let body = record::finish(&mut buf[start..], kind, flags, epoch, self.state.chain, seed);
         buf.resize(start + padded((len - start) as u64) as usize, 0);
-        let done = write_all_at(&*active.segment.file, active.end, &buf[start..]);
-        let written = (buf.len() - start) as u64;
+        let done = active.write(&buf[start..]);
         buf.truncate(len);
-        if let Err(e) = done {
-            self.broken = true;
-            return Err(Error::storage(&active.segment.path, &e, "append to"));
-        }
+        self.broken |= done.is_err();
+        done?;
         if tell {
             active.told = synced.offset;
         }
-        active.end += written;
         self.state.end.offset = active.end;
         self.state.chain = record::chain_after(self.state.chain, body);
         Ok(())
@@ -263,23 +251,13 @@ impl Log {
 
     /// Sees to it that `need` bytes and a seal fit, in this segment or in a new one.
     fn make_room(&mut self, need: u64) -> Result<()> {
-        let limit = self.opts.segment_bytes;
-        if let Some(active) = &self.active
-            && active.end > RECORDS
-            && active.end + need + SEAL_ROOM > limit
-        {
+        if self.active.as_ref().is_some_and(|active| !active.fits(need)) {
             self.seal()?;
         }
         if self.active.is_none() {
             self.start_segment()?;
         }
-        let Some(active) = &mut self.active else { return Ok(()) };
-        let wanted = active.end + need + SEAL_ROOM;
-        if wanted > active.reserved {
-            let step = (active.reserved * 2).max(FIRST_STEP).min(limit);
-            reserve(active, wanted, step.max(wanted))?;
-        }
-        Ok(())
+        self.active.as_mut().map_or(Ok(()), |active| active.reserve(need))
     }
 
     /// Seals the active segment and cuts what was reserved behind it.
@@ -291,12 +269,10 @@ impl Log {
         self.put(record::SEAL, 0, self.state.epoch, None, &mut buf)?;
         let Some(active) = self.active.take() else { return Ok(()) };
         self.state.sealed_bytes += active.end;
-        let cut = active.segment.file.set_len(active.end);
-        self.behind.push(active.segment.clone());
-        cut.map_err(|e| {
-            self.broken = true;
-            Error::storage(&active.segment.path, &e, "cut")
-        })
+        let (segment, cut) = active.finish();
+        self.behind.push(segment);
+        self.broken |= cut.is_err();
+        cut
     }
 
     /// The first segment gets its name when it is durable: that moment makes the directory a store.
@@ -320,35 +296,25 @@ impl Log {
         };
         let path = segment::log_dir(&self.dir).join(name.file());
         let made = if name.seq == 0 { self.first_segment() } else { path.clone() };
-        let file = self
-            .vfs
-            .open(&made, OpenKind::CreateNew)
-            .map_err(|e| Error::storage(&made, &e, "create"))?;
-        let segment = Arc::new(Segment::new(path, file, name.seq, false));
-        let mut active = Active {
-            segment,
-            salt: header.salt,
-            base_time: header.base_time,
-            end: RECORDS,
-            reserved: 0,
-            commits: 0,
-            told: 0,
-        };
-        let least = RECORDS + SEAL_ROOM;
-        let begun = reserve(&mut active, least, FIRST_STEP.min(self.opts.segment_bytes).max(least))
-            .and_then(|()| {
-                write_all_at(&*active.segment.file, 0, &header.encode())
-                    .map_err(|e| Error::storage(&active.segment.path, &e, "write"))
-            });
-        if let Err(error) = begun {
-            // Nothing was promised in it yet. If it cannot be removed either, the log ends here.
-            self.broken = self.vfs.unlink(&made).is_err();
-            return Err(error);
+        let limit = self.opts.segment_bytes;
+        let made = Active::create(&*self.vfs, &made, &path, &header, limit);
+        let mut active = made.map_err(|(error, nothing_left)| {
+            self.broken |= !nothing_left;
+            error
+        })?;
+        if self.opts.mapped && self.helper.is_none() {
+            self.helper = Helper::start().ok();
+        }
+        if let Some(helper) = &self.helper {
+            active.map(helper);
         }
         self.state.next_seq += 1;
         self.state.end = Position { seq: name.seq, offset: RECORDS };
         let newest = active.segment.clone();
         self.active = Some(active);
+        if name.seq > 0 {
+            trace::log_roll(&path, name.first_epoch);
+        }
         self.sync_behind(newest)
     }
 
@@ -469,18 +435,6 @@ impl Log {
     }
 }
 
-fn reserve(active: &mut Active, least: u64, wanted: u64) -> Result<()> {
-    let file = &active.segment.file;
-    let grow = |to: u64| file.fallocate(active.reserved, to - active.reserved).map(|()| to);
-    // Near the end of the disk the record may still fit where the whole step does not.
-    match grow(wanted).or_else(|_| grow(least)) {
-        Ok(to) => active.reserved = to,
-        Err(e) if e.kind() == std::io::ErrorKind::Unsupported => active.reserved = u64::MAX,
-        Err(e) => return Err(Error::storage(&active.segment.path, &e, "reserve space in")),
-    }
-    Ok(())
-}
-
 /// A directory that holds a store, or remains of one, is not made into a new one.
 fn refuse_existing(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
     let log = segment::log_dir(dir);
@@ -499,16 +453,20 @@ fn refuse_existing(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
     Ok(())
 }
 
+fn now() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64)
+}
+
+fn first_time(opts: &LogOptions) -> u64 {
+    opts.time.unwrap_or_else(|| if opts.seed.is_some() { 0 } else { now() })
+}
+
 /// A number that no other store or segment has; reproducible with a seed.
 fn random(opts: &LogOptions, what: &str, number: u64) -> [u8; 16] {
     let part = |half: u64| match opts.seed {
         Some(seed) => h64(format!("{what} {number} {half} {seed}").as_bytes()),
         // The standard library's keys are random, once a thread; a forked child inherits them, hence pid and time.
-        None => RandomState::new().hash_one((
-            half,
-            std::process::id(),
-            std::time::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_nanos()),
-        )),
+        None => RandomState::new().hash_one((half, std::process::id(), now())),
     };
     let mut out = [0u8; 16];
     out[..8].copy_from_slice(&part(0).to_le_bytes());

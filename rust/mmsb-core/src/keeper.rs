@@ -1,0 +1,104 @@
+//! Automatic checkpoints: when one is due, and which of them stay.
+//!
+//! Checkpoints are not history: while the log is complete, any of them can go. The newest two automatic ones stay,
+//! and of the older ones one per doubling of the distance in epochs; explicit ones and those of tagged epochs stay.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::history::Store;
+use crate::{Error, Result, checkpoint};
+
+/// Log that a recovery may have to read before a checkpoint is worth its time.
+const LEAST_LOG: u64 = 256 << 20;
+
+/// Decides when the next automatic checkpoint is due.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    /// Bytes of log at which one is due; the maximum while one is being made.
+    due_at: AtomicU64,
+}
+
+impl Keeper {
+    pub(crate) fn new(log_bytes: u64, page_bytes: u64) -> Keeper {
+        Keeper { due_at: AtomicU64::new(next(log_bytes, page_bytes)) }
+    }
+
+    /// Whether the caller is to make a checkpoint now; then it calls `made` or `missed` afterwards.
+    #[inline]
+    pub(crate) fn is_due(&self, log_bytes: u64) -> bool {
+        let due_at = self.due_at.load(Ordering::Relaxed);
+        log_bytes >= due_at
+            && self
+                .due_at
+                .compare_exchange(due_at, u64::MAX, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+
+    /// A checkpoint was made, or could not be: the next one is due after as much log again.
+    pub(crate) fn done(&self, log_bytes: u64, page_bytes: u64) {
+        self.due_at.store(next(log_bytes, page_bytes), Ordering::Relaxed);
+    }
+}
+
+fn next(log_bytes: u64, page_bytes: u64) -> u64 {
+    log_bytes.saturating_add(LEAST_LOG.max(page_bytes / 2))
+}
+
+/// Which automatic checkpoints may go, of those at `epochs` (oldest first).
+fn superfluous(epochs: &[u64]) -> Vec<u64> {
+    let Some(&newest) = epochs.last() else { return Vec::new() };
+    let mut kept = BTreeSet::new();
+    let older = &epochs[..epochs.len().saturating_sub(2)];
+    // Oldest first, so that what is kept of a distance stays kept while time goes on.
+    older.iter().copied().filter(|epoch| !kept.insert((newest - epoch).ilog2())).collect()
+}
+
+/// Removes automatic checkpoints that the rule does not keep.
+pub(crate) fn thin(store: &Store, tagged: &[(String, u64)]) -> Result<()> {
+    let mut automatic = Vec::new();
+    for epoch in checkpoint::list(&*store.vfs, &store.dir)? {
+        let is_tagged = tagged.iter().any(|&(_, named)| named == epoch);
+        if !is_tagged && checkpoint::is_automatic(&*store.vfs, &store.dir, epoch)? {
+            automatic.push(epoch);
+        }
+    }
+    for epoch in superfluous(&automatic) {
+        let path = checkpoint::path(&store.dir, epoch);
+        store.vfs.unlink(&path).map_err(|e| Error::storage(&path, &e, "cannot remove"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_two_stay_and_one_per_doubling() {
+        let mut kept: Vec<u64> = Vec::new();
+        for epoch in (10..5000).step_by(10) {
+            kept.push(epoch);
+            for gone in superfluous(&kept) {
+                kept.retain(|&e| e != gone);
+            }
+            assert!(kept.ends_with(&[epoch]));
+            assert!(kept.len() <= 2 + 13, "{kept:?}");
+            // Any epoch has a checkpoint before it that is at most four times as far away as need be.
+            for (a, b) in kept.iter().zip(&kept[1..]) {
+                assert!(b - a <= 4 * (epoch - b).max(10), "{kept:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_caller_is_told_and_then_nobody_until_it_is_done() {
+        let keeper = Keeper::new(0, 0);
+        assert!(!keeper.is_due(LEAST_LOG - 1));
+        assert!(keeper.is_due(LEAST_LOG));
+        assert!(!keeper.is_due(u64::MAX - 1));
+        keeper.done(LEAST_LOG, 4 * LEAST_LOG);
+        assert!(!keeper.is_due(LEAST_LOG * 3 - 1));
+        assert!(keeper.is_due(LEAST_LOG * 3));
+    }
+}

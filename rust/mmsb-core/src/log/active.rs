@@ -1,0 +1,122 @@
+//! The segment that is being written: its reserved space, and the way its records get into the file.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::mapped::{Helper, MappedSegment};
+use super::record::SEAL_ROOM;
+use super::segment::{RECORDS, Segment, SegmentHeader};
+use crate::error::{Error, Result};
+use crate::vfs::{OpenKind, Vfs, write_all_at};
+
+const FIRST_STEP: u64 = 256 << 10;
+
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) salt: [u8; 16],
+    pub(crate) base_time: u64,
+    /// Where the next record goes.
+    pub(crate) end: u64,
+    pub(crate) commits: u64,
+    /// The durable offset that the last mark told.
+    pub(crate) told: u64,
+    /// How far this thread has reserved the file's space.
+    reserved: u64,
+    /// The size that the segment aims at.
+    limit: u64,
+    mapped: Option<MappedSegment>,
+}
+
+impl Active {
+    /// Makes the file `made` with its header. If that fails nothing is left of it, or the second value is false.
+    pub(crate) fn create(
+        vfs: &dyn Vfs,
+        made: &Path,
+        path: &Path,
+        header: &SegmentHeader,
+        limit: u64,
+    ) -> std::result::Result<Active, (Error, bool)> {
+        let file = match vfs.open(made, OpenKind::CreateNew) {
+            Ok(file) => file,
+            Err(e) => return Err((Error::storage(made, &e, "create"), true)),
+        };
+        let segment = Arc::new(Segment::new(path.to_path_buf(), file, header.seq));
+        let mut active = Active {
+            segment,
+            salt: header.salt,
+            base_time: header.base_time,
+            end: RECORDS,
+            commits: 0,
+            told: 0,
+            reserved: 0,
+            limit,
+            mapped: None,
+        };
+        let begun = active.reserve(0).and_then(|()| {
+            write_all_at(&*active.segment.file, 0, &header.encode())
+                .map_err(|e| Error::storage(path, &e, "write"))
+        });
+        match begun {
+            Ok(()) => Ok(active),
+            Err(error) => Err((error, vfs.unlink(made).is_ok())),
+        }
+    }
+
+    /// Maps the file where that is possible; else records are written with `pwrite`.
+    pub(crate) fn map(&mut self, helper: &Helper) {
+        self.mapped = helper.map(&self.segment.file, self.limit).ok();
+    }
+
+    /// Whether a record of this size and a seal are within the size that the segment aims at. The first always is.
+    pub(crate) fn fits(&self, need: u64) -> bool {
+        self.end == RECORDS || self.end + need + SEAL_ROOM <= self.limit
+    }
+
+    /// Reserves the space for a record of this size and a seal, so that a full disk shows before the record is begun.
+    #[inline]
+    pub(crate) fn reserve(&mut self, need: u64) -> Result<()> {
+        let least = self.end + need + SEAL_ROOM;
+        if least <= self.reserved {
+            return Ok(());
+        }
+        let ready = self.mapped.as_ref().map_or(0, MappedSegment::reserved);
+        self.reserved = self.reserved.max(ready);
+        if least <= self.reserved { Ok(()) } else { self.grow(least) }
+    }
+
+    #[cold]
+    fn grow(&mut self, least: u64) -> Result<()> {
+        let file = &self.segment.file;
+        let grow = |to: u64| file.fallocate(self.reserved, to - self.reserved).map(|()| to);
+        let step = (self.reserved * 2).max(FIRST_STEP).min(self.limit).max(least);
+        // Near the end of the disk the record may still fit where the whole step does not.
+        self.reserved = match grow(step).or_else(|_| grow(least)) {
+            Ok(to) => to,
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => u64::MAX,
+            Err(e) => return Err(Error::storage(&self.segment.path, &e, "reserve space in")),
+        };
+        Ok(())
+    }
+
+    /// Puts a padded record at the end.
+    #[inline]
+    pub(crate) fn write(&mut self, record: &[u8]) -> Result<()> {
+        let copied = self.mapped.as_mut().is_some_and(|mapped| mapped.write(self.end, record));
+        if !copied {
+            write_all_at(&*self.segment.file, self.end, record)
+                .map_err(|e| Error::storage(&self.segment.path, &e, "append to"))?;
+        }
+        self.end += record.len() as u64;
+        Ok(())
+    }
+
+    /// Cuts off what was reserved behind the last record; nothing is written any more.
+    pub(crate) fn finish(self) -> (Arc<Segment>, Result<()>) {
+        drop(self.mapped);
+        let cut = self.segment.file.set_len(self.end);
+        let cut = cut.map_err(|e| Error::storage(&self.segment.path, &e, "cut"));
+        (self.segment, cut)
+    }
+}
