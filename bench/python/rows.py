@@ -6,9 +6,10 @@ import itertools
 import os
 import random
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import shared_memory
 from pathlib import Path
+from typing import TypeVar
 
 import lmdb
 import mmsb
@@ -22,17 +23,29 @@ CHANGE = 64
 WORDS = CHANGE // 8
 MANY = 1000
 
-Changes = tuple[list[int], list[int], list[npt.NDArray[np.float64]]]
+A = TypeVar("A")
+B = TypeVar("B")
+Places = tuple[list[int], list[int]]
 
 
-def _changes() -> Changes:
-    """Pages, places of 64 bytes in them and new values, at random."""
+def _places() -> Places:
+    """Pages and places of 64 bytes in them, at random."""
     pick = random.Random(1)
     count = 50_021
     pages = [pick.randrange(PAGES) for _ in range(count)]
-    places = [pick.randrange(SIZE // CHANGE) for _ in range(count)]
-    values = list(np.random.default_rng(1).random((count, WORDS)))
-    return pages, places, values
+    return pages, [pick.randrange(SIZE // CHANGE) for _ in range(count)]
+
+
+def _values() -> list[npt.NDArray[np.float64]]:
+    """New bytes. Their number and that of the places have no divisor in common.
+
+    So a place that comes again gets other bytes: writing what is there already is no commit.
+    """
+    return list(np.random.default_rng(1).random((4_099, WORDS)))
+
+
+def _endless(first: Iterable[A], second: Iterable[B]) -> Iterator[tuple[A, B]]:
+    return zip(itertools.cycle(first), itertools.cycle(second), strict=True)
 
 
 def _lmdb(folder: Path, size: int, count: int = PAGES) -> lmdb.Environment:
@@ -45,10 +58,11 @@ def _lmdb(folder: Path, size: int, count: int = PAGES) -> lmdb.Environment:
 
 def commits(folder: Path, effort: Effort) -> list[Figure]:
     """64 bytes a commit that survives `kill -9`."""
-    pages, places, values = _changes()
+    pages, places = _places()
+    values = _values()
+    chunks = [value.tobytes() for value in values]
 
     log = os.open(folder / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    chunks = [value.tobytes() for value in values]
     records = itertools.cycle([bytes(CHANGE) + data for data in chunks])
 
     def floor(count: int) -> None:
@@ -60,10 +74,11 @@ def commits(folder: Path, effort: Effort) -> list[Figure]:
     env = _lmdb(folder / "lmdb", SIZE)
     keys = [page.to_bytes(4, "big") for page in pages]
     starts = [place * CHANGE for place in places]
-    puts = itertools.cycle(list(zip(keys, starts, chunks, strict=True)))
+    cells = list(zip(keys, starts, strict=True))
+    puts = _endless(cells, chunks)
 
     def peer(count: int) -> None:
-        for key, start, data in itertools.islice(puts, count):
+        for (key, start), data in itertools.islice(puts, count):
             with env.begin(write=True) as txn:
                 value = bytearray(txn.get(key, b""))
                 value[start : start + CHANGE] = data
@@ -72,12 +87,11 @@ def commits(folder: Path, effort: Effort) -> list[Figure]:
     with mmsb.create(folder / "bus.mmsb", durability="os") as bus:
         handles = _raw_pages(bus, "f8", SIZE // 8)
         wheres = [slice(place * WORDS, (place + 1) * WORDS) for place in places]
-        writes = itertools.cycle(
-            list(zip([handles[p] for p in pages], wheres, values, strict=True))
-        )
+        targets = list(zip([handles[p] for p in pages], wheres, strict=True))
+        writes = _endless(targets, values)
 
         def ours(count: int) -> None:
-            for page, where, value in itertools.islice(writes, count):
+            for (page, where), value in itertools.islice(writes, count):
                 page[where] = value
 
         return run(
@@ -99,49 +113,41 @@ def _raw_pages(bus: mmsb.Bus, dtype: str, length: int) -> list[mmsb.Page]:
 
 def batches(folder: Path, effort: Effort) -> list[Figure]:
     """The same, 1,000 changes a commit."""
-    pages, places, values = _changes()
-    sets = []
-    for first in range(0, len(pages) - MANY, MANY):
-        part = slice(first, first + MANY)
-        sets.append(
-            (
-                np.array(pages[part], np.uint64),
-                np.array(places[part], np.uint64),
-                np.stack(values[part]).view(np.uint8),
-            )
-        )
-    turns = itertools.cycle(sets)
+    pages, places = _places()
+    sets = [
+        (np.array(pages[at : at + MANY], np.uint64), np.array(places[at : at + MANY], np.uint64))
+        for at in range(0, len(pages) - MANY, MANY)
+    ]
+    # Seven blocks of values for fifty sets: a set that comes again gets other bytes.
+    blocks = list(np.random.default_rng(1).integers(0, 256, (7, MANY, CHANGE), np.uint8))
+    turns = _endless(sets, blocks)
 
     log = os.open(folder / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     state = np.ones((PAGES, SIZE // CHANGE, CHANGE), np.uint8)
 
     def floor(count: int) -> None:
-        for ids, cells, data in itertools.islice(turns, count):
+        for (ids, cells), data in itertools.islice(turns, count):
             body = ids.tobytes() + cells.tobytes() + data.tobytes()
             os.write(log, zlib.crc32(body).to_bytes(4, "little") + body)
             state[ids, cells] = data
 
     env = _lmdb(folder / "lmdb", CHANGE)
-    items = itertools.cycle(
-        [
-            [(int(i).to_bytes(4, "big"), d.tobytes()) for i, d in zip(ids, data, strict=True)]
-            for ids, _, data in sets
-        ]
-    )
+    keys = [[int(i).to_bytes(4, "big") for i in ids] for ids, _ in sets]
+    chunks = [[row.tobytes() for row in block] for block in blocks]
+    items = _endless(keys, chunks)
 
     def peer(count: int) -> None:
-        for pairs in itertools.islice(items, count):
+        for names, data in itertools.islice(items, count):
             with env.begin(write=True) as txn, txn.cursor() as cursor:
-                cursor.putmulti(pairs)
+                cursor.putmulti(zip(names, data, strict=True))
 
     with mmsb.create(folder / "bus.mmsb", durability="os") as bus:
         ids_of = np.array([page.id for page in _raw_pages(bus, "u1", SIZE)], np.uint64)
-        writes = itertools.cycle(
-            [(ids_of[ids], cells * np.uint64(CHANGE), data) for ids, cells, data in sets]
-        )
+        targets = [(ids_of[ids], cells * np.uint64(CHANGE)) for ids, cells in sets]
+        writes = _endless(targets, blocks)
 
         def ours(count: int) -> None:
-            for ids, offsets, data in itertools.islice(writes, count):
+            for (ids, offsets), data in itertools.islice(writes, count):
                 bus.write_many(ids, offsets, data)
 
         return run(

@@ -74,7 +74,7 @@ WORDS = {True: "yes", False: "**no**"}
 
 def cells(figures: list[Figure], pages: str, large: str) -> list[tuple[str, ...]]:
     """The cells of each row that was measured."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for row in ROWS:
         seen = [figure for figure in figures if figure.row == row.key]
         ours = [figure.median for figure in seen if figure.role == "mmsb"]
@@ -99,7 +99,7 @@ def cells(figures: list[Figure], pages: str, large: str) -> list[tuple[str, ...]
 
 
 def _ratio(ours: float, others: dict[str, float]) -> str:
-    return f"{ours / min(others.values()):.2g}" if others else ""
+    return f"{ours / min(others.values()):.3g}" if others else ""
 
 
 def amount(value: float, unit: str) -> str:

@@ -7,6 +7,9 @@ of it.
 
 from __future__ import annotations
 
+import itertools
+import math
+import operator
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -71,6 +74,9 @@ def locate(dtype: DType, shape: tuple[int, ...], index: Any) -> Located:
     >>> locate(np.dtype("f4"), (10, 3), np.s_[::5, 1]).offsets.tolist()
     [4, 64]
     """
+    if index is ...:
+        nbytes = math.prod(shape) * dtype.itemsize
+        return Located(shape, dtype, np.zeros(min(nbytes, 1), np.int64), nbytes)
     try:
         if isinstance(index, str):
             return _locate_field(dtype, shape, index)
@@ -102,9 +108,9 @@ def _locate_field(dtype: DType, shape: tuple[int, ...], name: str) -> Located:
 
 
 def _locate_basic(dtype: DType, shape: tuple[int, ...], index: tuple[Any, ...]) -> Located:
-    steps = np.cumprod([dtype.itemsize, *shape[:0:-1]], dtype=np.int64)[::-1][: len(shape)]
+    steps = tuple(itertools.accumulate((dtype.itemsize, *shape[:0:-1]), operator.mul))[::-1]
     unread = np.empty(1, dtype)
-    page = as_strided(unread, shape, tuple(map(int, steps)), writeable=False)
+    page = as_strided(unread, shape, steps[: len(shape)], writeable=False)
     part = page[index]
     start = part.__array_interface__["data"][0] - unread.__array_interface__["data"][0]
     if part.size == 0:
@@ -174,10 +180,11 @@ def encode(
     >>> part.offsets.tolist(), part.data.tolist()
     ([0, 6], [[7, 0], [7, 0]])
     """
-    filled = assigned(dtype, shape, index, values, raw)
     names = field_names(index)
     if names is None:
-        return [_part(locate(dtype, shape, index), filled)]
+        place = locate(dtype, shape, index)
+        return [_part(place, fill(values, place.dtype, place.shape, raw))]
+    filled = assigned(dtype, shape, index, values)
     return [_part(locate(dtype, shape, name), filled[name]) for name in names]
 
 

@@ -194,15 +194,15 @@ fn tag(edit: &mut Edit<'_>, name: &str, epoch: Option<u64>, move_: bool) -> Resu
     let old = names::find(mem, edit.root.tags, name.as_bytes(), &TagNames);
     if let Some(old) = old {
         let names_epoch = catalog::tag_epoch(mem, old);
-        if names_epoch == epoch {
-            return Ok(false);
-        }
         if !move_ {
             return Err(Error::new(
                 Code::TagExists,
                 format!("the tag {name:?} names epoch {names_epoch}; pass move=True to move it"),
             ));
         }
+    }
+    if old.is_some_and(|old| catalog::tag_epoch(mem, old) == epoch) {
+        return Ok(false);
     }
     let record = catalog::put_tag(edit, name, epoch)?;
     edit.root.tags = names::insert(edit, edit.root.tags, record, &TagNames)?;

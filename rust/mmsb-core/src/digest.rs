@@ -123,7 +123,7 @@ impl Hasher<'_> {
         if (first + blocks::span(level)) * BLOCK > len {
             return make(self);
         }
-        // Offsets are multiples of 64, so the level makes keys of their own for all groups that begin there.
+        // Offsets are multiples of 16, so the level makes keys of their own for all groups that begin there.
         match part.node {
             0 => self.cached(root.extent_at(first) | level, root.extent_epoch(), make),
             node => self.cached(node | level, mem.get(node), make),

@@ -13,9 +13,7 @@ use mmsb_core::{Code, View};
 use numpy::npyffi::{
     self, NPY_ARRAY_ALIGNED, NPY_ARRAY_WRITEABLE, NPY_ORDER, NpyTypes, PY_ARRAY_API, npy_intp,
 };
-use numpy::{
-    PyArrayDescr, PyArrayDescrMethods as _, PyUntypedArray, PyUntypedArrayMethods as _,
-};
+use numpy::{PyArrayDescr, PyArrayDescrMethods as _, PyUntypedArray, PyUntypedArrayMethods as _};
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -124,7 +122,7 @@ unsafe fn new<'py>(
     }
     let itemsize = descr.itemsize();
     let dims = dims.as_mut_slice();
-    if !bytes_of(dims, itemsize).is_some_and(|bytes| bytes <= len) {
+    if bytes_of(dims, itemsize).is_none_or(|bytes| bytes > len) {
         let what = format!("an array of dtype {descr} does not fit into {len} bytes");
         return Err(errors::argument(py, what));
     }

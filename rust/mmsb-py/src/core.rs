@@ -260,11 +260,7 @@ impl Core {
         self.newest(py, |pin| Ok(pin.tags()))
     }
 
-    fn view<'py>(
-        &self,
-        py: Python<'py>,
-        page: &Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    fn view<'py>(&self, py: Python<'py>, page: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let page = args::u64_of(page, "page")?;
         page::described(py, self, page).map(|(array, _)| array)
     }
@@ -429,8 +425,7 @@ impl Core {
         py: Python<'py>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<(u64, u64, Vec<Bound<'py, PyAny>>)> {
-        let report =
-            enter::with_progress(py, progress.as_ref(), |report| self.bus.verify(report))?;
+        let report = enter::with_progress(py, progress.as_ref(), |report| self.bus.verify(report))?;
         let problems = report.problems.into_iter();
         let problems = problems.map(|e| errors::raise(py, e).into_value(py).into_bound(py));
         Ok((report.records, report.bytes, problems.map(Bound::into_any).collect()))
@@ -487,13 +482,7 @@ fn table<'a, 'py>(
 }
 
 /// Puts the operations of an append into `batch`.
-fn grow(
-    newest: &Snapshot,
-    batch: &mut CoreBatch,
-    page: u64,
-    rows: u64,
-    data: &[u8],
-) -> Result<()> {
+fn grow(newest: &Snapshot, batch: &mut CoreBatch, page: u64, rows: u64, data: &[u8]) -> Result<()> {
     let info = newest.info(page).ok_or_else(|| errors::no_page(page))?;
     let overflow = || Error::new(Code::Argument, format!("page {page} cannot grow by {rows} rows"));
     let mut shape = info.shape;

@@ -82,9 +82,7 @@ fn tuple_of<'py>(py: Python<'py>, op: &Op<'_>, own_epoch: u64) -> PyResult<Bound
         Op::Write { id, offset, data } => {
             ("write", id, offset, PyBytes::new(py, data)).into_pyobject(py)
         }
-        Op::Tag { name, epoch, .. } => {
-            ("tag", *name, epoch.unwrap_or(own_epoch)).into_pyobject(py)
-        }
+        Op::Tag { name, epoch, .. } => ("tag", *name, epoch.unwrap_or(own_epoch)).into_pyobject(py),
         Op::Untag { name } => ("untag", *name).into_pyobject(py),
     }
 }

@@ -64,11 +64,7 @@ impl PageBase {
         self.core.get()
     }
 
-    fn newest<T>(
-        &self,
-        py: Python<'_>,
-        f: impl FnOnce(mmsb_core::PageInfo) -> T,
-    ) -> PyResult<T> {
+    fn newest<T>(&self, py: Python<'_>, f: impl FnOnce(mmsb_core::PageInfo) -> T) -> PyResult<T> {
         let id = self.id;
         self.core().newest(py, |pin| Ok(f(pin.info(id).ok_or_else(|| errors::no_page(id))?)))
     }
@@ -239,9 +235,9 @@ impl PageBase {
             &large
         };
         let (id, start) = (self.id, target.start);
-        let done = self.core().try_commit(py, Note::NONE, bytes, |bus, how| {
-            bus.write(id, start, data, how)
-        })?;
+        let done = self
+            .core()
+            .try_commit(py, Note::NONE, bytes, |bus, how| bus.write(id, start, data, how))?;
         match done {
             Ok(_) => Ok(true),
             Err(error) if error.code == Code::InvalidDelta => Ok(false),
@@ -469,7 +465,8 @@ impl PageBase {
             if !cause.is_instance_of::<PyValueError>(py) {
                 return cause;
             }
-            let what = format!("page {} cannot be had without a copy: {}", self.id, cause.value(py));
+            let what =
+                format!("page {} cannot be had without a copy: {}", self.id, cause.value(py));
             let error = errors::argument(py, what);
             error.set_cause(py, Some(cause));
             error
@@ -500,7 +497,8 @@ impl PageBase {
                 self.id == other.id && self.core().serial == other.core().serial
             }
             Err(_) if is_number_or_array(other)? => {
-                let what = "a page is compared as a whole bus page; compare its values with page[()]";
+                let what =
+                    "a page is compared as a whole bus page; compare its values with page[()]";
                 return Err(errors::new(py, Code::ArgumentType, what));
             }
             Err(_) => return Ok(py.NotImplemented()),

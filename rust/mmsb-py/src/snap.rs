@@ -99,7 +99,8 @@ impl Snap {
     /// The core's snapshot.
     pub(crate) fn get(&self) -> Result<Snapshot> {
         if self.forks != FORKS.load(Ordering::Relaxed) {
-            let what = "this snapshot was inherited through fork(); open the bus anew in this process";
+            let what =
+                "this snapshot was inherited through fork(); open the bus anew in this process";
             return Err(Error::new(Code::ForkedHandle, what));
         }
         let pin = self.pin.lock().unwrap_or_else(PoisonError::into_inner);
@@ -160,11 +161,7 @@ impl Snap {
         self.with(py, |pin| Ok(pin.tags()))
     }
 
-    fn view<'py>(
-        &self,
-        py: Python<'py>,
-        page: &Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    fn view<'py>(&self, py: Python<'py>, page: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let page = args::u64_of(page, "page")?;
         let (info, view) = self.with(py, |pin| {
             let info = pin.info(page).ok_or_else(|| errors::no_page(page))?;

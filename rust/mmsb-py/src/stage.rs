@@ -1,10 +1,9 @@
 //! The private memory of one page inside a transaction.
 //!
 //! All arrays of a page in a transaction share one `Memory`; Python writes to it whenever it likes, so Rust keeps no
-//! reference into it beyond one copy or compare. Only the blocks that a part needs are filled from the base. A byte is
-//! *known* if its block was loaded, if its range was named (written explicitly), or if it lies past the `kept` prefix of
-//! the base, where it began as zero. At commit known bytes are compared with the base; named ranges are written in any
-//! case.
+//! reference into it beyond one copy or compare. Only the blocks that a part needs are filled from the base; past the
+//! `kept` prefix of the base all began as zeros. At commit the loaded blocks are compared with what they began as, and
+//! named ranges (written explicitly) are written in any case.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -278,9 +277,7 @@ impl Stage {
             })?,
         };
         let memory = enter::attached(py, || Memory::new(nbytes))?;
-        let stage = Stage { base, id, kept, memory, known: Mutex::default() };
-        stage.begin_as_zeros(kept);
-        Ok(stage)
+        Ok(Stage { base, id, kept, memory, known: Mutex::default() })
     }
 
     #[getter]
@@ -345,24 +342,11 @@ impl Stage {
 }
 
 impl Stage {
-    /// All whole blocks past `at` began as zeros and need no loading.
-    fn begin_as_zeros(&self, at: u64) {
-        let mut known = self.known();
-        for (block, begin, _) in self.blocks(at, self.bytes()) {
-            if begin >= at {
-                known.set_loaded(block);
-            }
-        }
-    }
-
     fn resized(&self, base: Option<Py<Snap>>, nbytes: u64) -> Result<Stage> {
-        let pin = self.base()?;
-        let mut known = self.known();
+        // A foreign or closed base is found out before the lock.
+        self.base()?;
+        let known = self.known();
         let common = nbytes.min(self.bytes());
-        if nbytes > common {
-            // The block in which zeros follow the old end is known as a whole from here on.
-            self.fill(pin.as_ref(), &mut known, common - common % BLOCK, common)?;
-        }
         let made = Stage {
             base,
             id: self.id,
@@ -384,7 +368,6 @@ impl Stage {
             made.memory.put(begin, self.memory.get(begin, end));
         }
         drop(mine);
-        made.begin_as_zeros(common);
         Ok(made)
     }
 }

@@ -166,9 +166,8 @@ fn deliver(py: Python<'_>) {
         return;
     }
     WAITING.store(false, Ordering::Release);
-    let (mut events, dropped) = with_queue(|queue| {
-        (std::mem::take(&mut queue.events), std::mem::take(&mut queue.dropped))
-    });
+    let (mut events, dropped) =
+        with_queue(|queue| (std::mem::take(&mut queue.events), std::mem::take(&mut queue.dropped)));
     if dropped > 0
         && let Some(last) = events.back_mut()
     {

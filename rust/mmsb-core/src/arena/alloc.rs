@@ -12,19 +12,20 @@ pub(crate) const BLOCK: u64 = 16 << 10;
 const SLAB_FRAMES: u64 = 4;
 const SLAB: u64 = SLAB_FRAMES * BLOCK;
 
-/// Sizes of small pieces. 320 and 576 fit the nodes of the tables.
-const CLASSES: [u32; 26] = [
-    64, 128, 192, 256, 320, 384, 448, 512, 576, 640, 768, 896, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584,
-    4096, 5120, 6144, 8192, 10240, 12288,
+/// Sizes of small pieces. 272 and 528 fit the nodes of the tables, 48 the record of a page with a short name.
+const CLASSES: [u32; 32] = [
+    16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 272, 320, 384, 448, 512, 528, 640, 768, 896, 1024, 1280,
+    1536, 2048, 2560, 3072, 4096, 5120, 6144, 8192, 12288,
 ];
 const CLASS_MAX: u64 = 12288;
+const STEP: u64 = 16;
 
-const CLASS_OF: [u8; (CLASS_MAX / 64) as usize + 1] = {
-    let mut table = [0u8; (CLASS_MAX / 64) as usize + 1];
+const CLASS_OF: [u8; (CLASS_MAX / STEP) as usize + 1] = {
+    let mut table = [0u8; (CLASS_MAX / STEP) as usize + 1];
     let mut unit = 0;
     let mut class = 0;
     while unit < table.len() {
-        if unit * 64 > CLASSES[class] as usize {
+        if unit * STEP as usize > CLASSES[class] as usize {
             class += 1;
         }
         table[unit] = class as u8;
@@ -44,7 +45,7 @@ pub(crate) fn size_class(len: u64) -> u64 {
 
 #[inline]
 fn class_of(len: u64) -> Option<usize> {
-    (len <= CLASS_MAX).then(|| CLASS_OF[len.div_ceil(64) as usize] as usize)
+    (len <= CLASS_MAX).then(|| CLASS_OF[len.div_ceil(STEP) as usize] as usize)
 }
 
 #[derive(Debug, Default)]
@@ -116,7 +117,8 @@ impl Alloc {
         self.charged = bytes;
     }
 
-    /// A piece of at least `len` bytes, on a 64-byte boundary; page-aligned from one block on.
+    /// A piece of at least `len` bytes: on a 16-byte boundary, on a 64-byte one if its size allows, and page-aligned
+    /// from one block on.
     #[inline]
     pub(crate) fn take(&mut self, len: u64) -> Result<Piece> {
         let Some(class) = class_of(len) else {
@@ -318,7 +320,7 @@ mod tests {
     fn classes_cover_every_size() {
         for len in 0..=2 * BLOCK {
             assert!(size_class(len) >= len);
-            assert_eq!(size_class(len) % 64, 0);
+            assert_eq!(size_class(len) % STEP, 0);
         }
         assert_eq!(size_class(1024), 1024);
         assert_eq!(size_class(CLASS_MAX + 1), BLOCK);
@@ -335,7 +337,7 @@ mod tests {
                     alloc.give(offset, len);
                 }
                 let Ok(piece) = alloc.take(len) else { continue };
-                prop_assert_eq!(piece.offset % 64, 0);
+                prop_assert_eq!(piece.offset % STEP, 0);
                 if len > CLASS_MAX {
                     prop_assert_eq!(piece.offset % BLOCK, 0);
                 }

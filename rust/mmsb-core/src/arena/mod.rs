@@ -23,7 +23,7 @@ pub(crate) use slots::Slots;
 
 use crate::{Code, Error, Result};
 
-/// View counts are kept per this many bytes; every piece starts on such a boundary.
+/// View counts are kept per this many bytes. Smaller frames share one, which only keeps them a little longer.
 const UNIT: u64 = 64;
 
 /// The bytes of an arena, as a reader or the host sees them.

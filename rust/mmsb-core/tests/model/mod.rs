@@ -365,8 +365,8 @@ impl Driver {
                 let target = self.back(*back) as u64;
                 batch.tag(&name, Some(target), *move_);
                 match next.tags.get(&name) {
-                    Some(&old) if old == target => return self.commit(&mut batch, None, None),
                     Some(_) if !move_ => return self.refused(&mut batch, Code::TagExists),
+                    Some(&old) if old == target => return self.commit(&mut batch, None, None),
                     _ => next.tags.insert(name, target),
                 };
                 self.commit(&mut batch, Some(next), None);
