@@ -64,9 +64,9 @@ def test_a_reader_written_from_the_document_agrees(store: Path, durability: str)
     with mmsb.create(store, durability=durability) as bus:
         build(bus)
     with mmsb.open(store, mode="r+") as bus:  # a second segment
-        bus["other name"][0] = 9
+        bus[2][0] = 9
         bus.checkpoint()
-        bus["other name"][0] = 10
+        bus[2][0] = 10
     records = plain_reader.read_log(store)
     states = plain_reader.replay(records)
     with mmsb.open(store) as bus:

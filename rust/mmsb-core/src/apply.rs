@@ -16,7 +16,9 @@ pub(crate) const MAX_ID: u64 = 1 << 62;
 pub(crate) fn apply(edit: &mut Edit<'_>, ops: &[u8]) -> Result<bool> {
     let mut changed = false;
     for op in Ops::new(ops) {
-        changed |= match op.map_err(|e| Error::new(Code::Corruption, format!("operations: {}", e.0)))? {
+        changed |= match op
+            .map_err(|e| Error::new(Code::Corruption, format!("operations: {}", e.0)))?
+        {
             Op::Write { id, offset, data } => write(edit, id, offset, data)?,
             Op::Create { id, name, dtype, itemsize, shape, nbytes, meta, location } => {
                 let page = NewPage { name, dtype, itemsize, shape: &shape, nbytes, meta, location };
@@ -148,7 +150,14 @@ fn rename(edit: &mut Edit<'_>, id: u64, name: Option<&str>) -> Result<bool> {
 }
 
 /// Gives a page another record. `slot` is the page's as it shall be but for the record.
-fn redescribe(edit: &mut Edit<'_>, id: u64, slot: Slot, name: &str, meta: &str, shape: &[u64]) -> Result<()> {
+fn redescribe(
+    edit: &mut Edit<'_>,
+    id: u64,
+    slot: Slot,
+    name: &str,
+    meta: &str,
+    shape: &[u64],
+) -> Result<()> {
     let desc = Desc::at(edit.mem(), slot.desc);
     let new = NewPage {
         name: Some(name).filter(|name| !name.is_empty()),
@@ -177,7 +186,12 @@ fn resize(edit: &mut Edit<'_>, id: u64, shape: &[u64], nbytes: u64) -> Result<bo
     }
     let mut new = slot;
     if slot.len != nbytes {
-        new = Slot { data: page::resize(edit, id, &slot, nbytes)?, len: nbytes, epoch: edit.epoch(), ..slot };
+        new = Slot {
+            data: page::resize(edit, id, &slot, nbytes)?,
+            len: nbytes,
+            epoch: edit.epoch(),
+            ..slot
+        };
     }
     edit.root.bytes = edit.root.bytes - slot.len + nbytes;
     redescribe(edit, id, new, desc.name(), desc.meta(), shape)?;
@@ -188,7 +202,10 @@ fn tag(edit: &mut Edit<'_>, name: &str, epoch: Option<u64>, move_: bool) -> Resu
     catalog::check_name(name)?;
     let epoch = epoch.unwrap_or(edit.epoch());
     if epoch > edit.epoch() {
-        return Err(Error::new(Code::EpochNotFound, format!("there is no epoch {epoch} to tag yet")));
+        return Err(Error::new(
+            Code::EpochNotFound,
+            format!("there is no epoch {epoch} to tag yet"),
+        ));
     }
     let mem = edit.mem();
     let old = names::find(mem, edit.root.tags, name.as_bytes(), &TagNames);

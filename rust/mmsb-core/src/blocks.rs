@@ -137,7 +137,8 @@ impl Blocks {
             return Some(self.extent + start);
         }
         let frame = self.frame(mem, first).at;
-        let adjacent = (first + 1..=last).all(|b| self.frame(mem, b).at == frame + (b - first) * BLOCK);
+        let adjacent =
+            (first + 1..=last).all(|b| self.frame(mem, b).at == frame + (b - first) * BLOCK);
         adjacent.then_some(frame + start % BLOCK)
     }
 
@@ -209,7 +210,12 @@ impl Blocks {
 
 /// A new page's blocks in one extent made at `epoch`; zeroed if asked for, else the caller fills all of it. Returns
 /// the root record and the extent.
-pub(crate) fn create(edit: &mut Edit<'_>, len: u64, epoch: u64, zeroed: bool) -> Result<(u64, u64)> {
+pub(crate) fn create(
+    edit: &mut Edit<'_>,
+    len: u64,
+    epoch: u64,
+    zeroed: bool,
+) -> Result<(u64, u64)> {
     let blocks = count(len);
     let extent = match zeroed {
         true => edit.take_zeroed(blocks * BLOCK)?,
@@ -220,14 +226,8 @@ pub(crate) fn create(edit: &mut Edit<'_>, len: u64, epoch: u64, zeroed: bool) ->
         mem.zero(extent + len, blocks * BLOCK - len);
     }
     let at = edit.node(ROOT)?;
-    let root = Blocks {
-        at,
-        extent,
-        extent_blocks: blocks,
-        extent_epoch: epoch,
-        tree: 0,
-        height: 0,
-    };
+    let root =
+        Blocks { at, extent, extent_blocks: blocks, extent_epoch: epoch, tree: 0, height: 0 };
     root.store(mem);
     Ok((at, extent))
 }
@@ -393,7 +393,7 @@ pub(crate) fn resize(edit: &mut Edit<'_>, page: u64, slot: &Slot, len: u64) -> R
     }
     root.extent_blocks = root.extent_blocks.min(has);
     root.store(mem);
-    if len % BLOCK != 0 && len < slot.len {
+    if !len.is_multiple_of(BLOCK) && len < slot.len {
         let block = has - 1;
         let old = root.frame(mem, block);
         let at = if old.born == edit.epoch() {
@@ -417,7 +417,9 @@ pub(crate) fn walk_newer(mem: Mem, slot: &Slot, epoch: u64, free: &mut dyn FnMut
         return;
     }
     if root.extent_epoch > epoch {
-        root.extent_runs(mem, 0, &mut |first, blocks| free(root.extent + first * BLOCK, blocks * BLOCK));
+        root.extent_runs(mem, 0, &mut |first, blocks| {
+            free(root.extent + first * BLOCK, blocks * BLOCK)
+        });
     }
     root.entries(mem, &mut |_, frame| {
         if frame.born > epoch {

@@ -50,7 +50,10 @@ impl std::str::FromStr for Mode {
             "r" => Ok(Mode::Read),
             "r+" => Ok(Mode::ReadWrite),
             "a" => Ok(Mode::Append),
-            _ => Err(Error::new(Code::Argument, format!("mode {text:?} is not one of 'r', 'r+', 'a'"))),
+            _ => Err(Error::new(
+                Code::Argument,
+                format!("mode {text:?} is not one of 'r', 'r+', 'a'"),
+            )),
         }
     }
 }
@@ -116,7 +119,10 @@ pub struct Bus(Arc<Inner>);
 
 impl fmt::Debug for Bus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bus").field("path", &self.path()).field("epoch", &self.epoch()).finish_non_exhaustive()
+        f.debug_struct("Bus")
+            .field("path", &self.path())
+            .field("epoch", &self.epoch())
+            .finish_non_exhaustive()
     }
 }
 
@@ -165,7 +171,8 @@ impl Bus {
     fn on_ram(core: Arc<Core>, options: &Options, max_memory: u64) -> Result<Bus> {
         let vfs: Arc<dyn Vfs> = Arc::new(RamVfs::new());
         let dir = PathBuf::from("/bus");
-        let opts = LogOptions { base_epoch: core.epoch(), ..log_options(options, Durability::Memory) };
+        let opts =
+            LogOptions { base_epoch: core.epoch(), ..log_options(options, Durability::Memory) };
         let log = Log::create(Arc::clone(&vfs), &dir, opts)?;
         let store = Store { vfs, dir, uuid: log.meta().uuid };
         let mut seq = lock(&core.sequencer);
@@ -220,7 +227,8 @@ impl Bus {
         };
         let (meta, open_mode) = if mode == Mode::Read {
             let meta = meta?;
-            let locked = vfs.locked(&dir.join("lock")).map_err(|e| Error::storage(dir, &e, "look at"))?;
+            let locked =
+                vfs.locked(&dir.join("lock")).map_err(|e| Error::storage(dir, &e, "look at"))?;
             let durable_only = locked && durability_of(meta.durability) == Durability::Disk;
             (meta, OpenMode::Reader { durable_only })
         } else {
@@ -243,7 +251,8 @@ impl Bus {
             from,
             open_mode,
             &mut |commit| {
-                core.replay(commit.epoch, commit.time, commit.ops).map_err(|e| history::at_record(e, &commit))
+                core.replay(commit.epoch, commit.time, commit.ops)
+                    .map_err(|e| history::at_record(e, &commit))
             },
             progress,
         )?;
@@ -257,7 +266,13 @@ impl Bus {
         };
         core.durable.store(core.epoch(), Ordering::Release);
         lock(&core.sequencer).log = log;
-        trace::recovery_done(dir, recovery.epoch, checkpoint_epoch, recovery.records, recovery.seconds);
+        trace::recovery_done(
+            dir,
+            recovery.epoch,
+            checkpoint_epoch,
+            recovery.records,
+            recovery.seconds,
+        );
         let mode = if mode == Mode::Read { Mode::Read } else { Mode::ReadWrite };
         trace::open(dir, mode.as_str(), durability.as_str(), recovery.epoch);
         Ok(Bus::assemble(core, store, mode, false, durability, max_memory, Some(recovery)))
@@ -376,7 +391,10 @@ impl Bus {
         if epoch < core.base_epoch() {
             return Err(Error::new(
                 Code::EpochNotFound,
-                format!("epoch {epoch} is older than this fork of epoch {}; ask its parent", core.base_epoch()),
+                format!(
+                    "epoch {epoch} is older than this fork of epoch {}; ask its parent",
+                    core.base_epoch()
+                ),
             ));
         }
         self.flush()?;
@@ -405,7 +423,11 @@ impl Bus {
 
     #[inline]
     fn durability_for(&self, how: &How<'_>) -> Durability {
-        if self.0.in_memory { Durability::Memory } else { how.durability.unwrap_or(self.0.durability) }
+        if self.0.in_memory {
+            Durability::Memory
+        } else {
+            how.durability.unwrap_or(self.0.durability)
+        }
     }
 
     fn run(
@@ -424,7 +446,12 @@ impl Bus {
     }
 
     /// Commits a batch; with `base` it is an optimistic transaction that began there.
-    pub fn commit(&self, batch: &mut Batch, base: Option<&Snapshot>, how: &How<'_>) -> Result<Committed> {
+    pub fn commit(
+        &self,
+        batch: &mut Batch,
+        base: Option<&Snapshot>,
+        how: &How<'_>,
+    ) -> Result<Committed> {
         self.run(batch, base, None, how)
     }
 
@@ -527,7 +554,8 @@ impl Bus {
         let store = &self.0.store;
         let mut report = Report::default();
         let problems = &mut report.problems;
-        let walked = log::verify(&*store.vfs, &store.dir, end, &mut |e| problems.push(e), progress)?;
+        let walked =
+            log::verify(&*store.vfs, &store.dir, end, &mut |e| problems.push(e), progress)?;
         report.records = walked.records;
         report.bytes = walked.bytes;
         for epoch in checkpoint::list(&*store.vfs, &store.dir)? {
@@ -586,7 +614,8 @@ impl Inner {
         core.wait_durable(epoch)?;
         checkpoint::install(&*store.vfs, &store.dir, epoch)?;
         let mut seq = lock(&core.sequencer);
-        let marked = seq.log.as_mut().map_or(Ok(()), |log| log.append_mark(epoch, at.digest(), size));
+        let marked =
+            seq.log.as_mut().map_or(Ok(()), |log| log.append_mark(epoch, at.digest(), size));
         if let Err(error) = marked {
             if seq.log.as_ref().is_some_and(|log| log.usable().is_err()) {
                 seq.fail(&error);

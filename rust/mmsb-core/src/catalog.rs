@@ -121,7 +121,10 @@ pub(crate) fn put_desc(edit: &mut Edit<'_>, page: &NewPage<'_>) -> Result<u64> {
     let mem = edit.mem();
     mem.set(at, edit.epoch());
     mem.set(at + 8, total | u64::from(page.itemsize) << 32);
-    let lens = name.len() as u64 | ndim << 8 | u64::from(page.location) << 16 | (page.dtype.len() as u64) << 32;
+    let lens = name.len() as u64
+        | ndim << 8
+        | u64::from(page.location) << 16
+        | (page.dtype.len() as u64) << 32;
     mem.set(at + 16, lens);
     mem.set(at + 24, page.meta.len() as u64);
     for (i, &dim) in page.shape.iter().enumerate() {
@@ -156,7 +159,10 @@ fn check_page(page: &NewPage<'_>) -> Result<()> {
         return wrong(format!("page metadata takes {} bytes; at most {MAX_META}", page.meta.len()));
     }
     if page.dtype.len() > MAX_META {
-        return wrong(format!("the description of the dtype takes {} bytes; at most {MAX_META}", page.dtype.len()));
+        return wrong(format!(
+            "the description of the dtype takes {} bytes; at most {MAX_META}",
+            page.dtype.len()
+        ));
     }
     if page.shape.len() > MAX_NDIM {
         return wrong(format!("{} dimensions; at most {MAX_NDIM}", page.shape.len()));
@@ -167,7 +173,10 @@ fn check_page(page: &NewPage<'_>) -> Result<()> {
 /// A page's size must be what shape and item size say.
 pub(crate) fn check_size(shape: &[u64], itemsize: u32, nbytes: u64) -> Result<()> {
     if nbytes > MAX_PAGE {
-        return Err(Error::new(Code::Argument, format!("a page of {nbytes} bytes; at most {MAX_PAGE} (2**40)")));
+        return Err(Error::new(
+            Code::Argument,
+            format!("a page of {nbytes} bytes; at most {MAX_PAGE} (2**40)"),
+        ));
     }
     let says = shape.iter().try_fold(u64::from(itemsize), |all, &dim| all.checked_mul(dim));
     if says != Some(nbytes) {
@@ -184,7 +193,9 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
         return Err(Error::new(
             Code::Argument,
-            format!("{name:?} is no name: 1 to {MAX_NAME} bytes of UTF-8 without control characters"),
+            format!(
+                "{name:?} is no name: 1 to {MAX_NAME} bytes of UTF-8 without control characters"
+            ),
         ));
     }
     Ok(())
@@ -235,7 +246,8 @@ impl Records for PageNames {
 /// The page of this name.
 #[inline]
 pub(crate) fn find_page(mem: Mem, root: &Root, name: &str) -> Option<u64> {
-    crate::names::find(mem, root.names, name.as_bytes(), &PageNames::of(root)).map(|value| value / 2)
+    crate::names::find(mem, root.names, name.as_bytes(), &PageNames::of(root))
+        .map(|value| value / 2)
 }
 
 /// The tag index: values are offsets of tag records (epoch made, epoch named, length, text).

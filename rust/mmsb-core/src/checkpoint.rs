@@ -120,10 +120,17 @@ pub(crate) fn install(vfs: &dyn Vfs, store: &Path, epoch: u64) -> Result<()> {
     vfs.sync_dir(&dir).map_err(|e| Error::storage(&dir, &e, "cannot sync"))
 }
 
-fn fill(file: &dyn VfsFile, path: &Path, uuid: [u8; 16], at: &Snapshot, automatic: bool) -> Result<u64> {
+fn fill(
+    file: &dyn VfsFile,
+    path: &Path,
+    uuid: [u8; 16],
+    at: &Snapshot,
+    automatic: bool,
+) -> Result<u64> {
     let mem = at.core().mem();
     let root = *at.root();
-    let mut out = Out { file, path, at: HEADER as u64, buf: Vec::with_capacity(CHUNK + BLOCK as usize) };
+    let mut out =
+        Out { file, path, at: HEADER as u64, buf: Vec::with_capacity(CHUNK + BLOCK as usize) };
     let mut index = Vec::new();
     let mut failed = None;
     table::walk(mem, root.table, root.height, &mut |id, slot| {
@@ -151,7 +158,9 @@ fn fill(file: &dyn VfsFile, path: &Path, uuid: [u8; 16], at: &Snapshot, automati
     head.extend_from_slice(&[0; 16]);
     head.extend_from_slice(&uuid);
     let tags = catalog::tags(mem, &root).len() as u64;
-    for word in [root.epoch, root.time, root.next_id, root.pages, tags, index_at, index.len() as u64, size] {
+    for word in
+        [root.epoch, root.time, root.next_id, root.pages, tags, index_at, index.len() as u64, size]
+    {
         head.extend_from_slice(&word.to_le_bytes());
     }
     head.extend_from_slice(&h128(&index).to_le_bytes());
@@ -195,7 +204,8 @@ fn put_page(
 /// Whether a checkpoint was made without being asked for. One that cannot be read is left alone.
 pub(crate) fn is_automatic(vfs: &dyn Vfs, store: &Path, epoch: u64) -> Result<bool> {
     let path = path(store, epoch);
-    let file = vfs.open(&path, OpenKind::Read).map_err(|e| Error::storage(&path, &e, "cannot read"))?;
+    let file =
+        vfs.open(&path, OpenKind::Read).map_err(|e| Error::storage(&path, &e, "cannot read"))?;
     let mut head = vec![0; HEADER];
     let read = read_exact_at(&*file, 0, &mut head);
     let checksum = h64(&head[..HEADER - 8]).to_le_bytes();
@@ -230,7 +240,8 @@ impl<'a> Reader<'a> {
             return Err(Reader::damage(path, 0, None, "the checkpoint is cut short"));
         }
         read_exact_at(&*file, 0, &mut head).map_err(fail)?;
-        let word = |at: usize| head[at..at + 8].iter().rev().fold(0u64, |all, &b| all << 8 | u64::from(b));
+        let word =
+            |at: usize| head[at..at + 8].iter().rev().fold(0u64, |all, &b| all << 8 | u64::from(b));
         let wide = |at: usize| u128::from(word(at)) | u128::from(word(at + 8)) << 64;
         if head[..16] != MAGIC || word(HEADER - 8) != h64(&head[..HEADER - 8]) {
             return Err(Reader::damage(path, 0, None, "the checkpoint's header is damaged"));
@@ -242,18 +253,35 @@ impl<'a> Reader<'a> {
             ));
         }
         let epoch = word(56);
-        if head[40..56] != uuid || file_name(epoch) != path.file_name().unwrap_or_default().to_string_lossy() {
-            return Err(Reader::damage(path, 40, Some(epoch), "the checkpoint is of another store or epoch"));
+        if head[40..56] != uuid
+            || file_name(epoch) != path.file_name().unwrap_or_default().to_string_lossy()
+        {
+            return Err(Reader::damage(
+                path,
+                40,
+                Some(epoch),
+                "the checkpoint is of another store or epoch",
+            ));
         }
         let (index_at, index_len) = (word(96), word(104));
         let fits = index_at.checked_add(index_len) == Some(size) && word(112) == size;
         if !fits || index_at < HEADER as u64 || head[152..HEADER - 8].iter().any(|&b| b != 0) {
-            return Err(Reader::damage(path, 96, Some(epoch), "the checkpoint's size is not what it says"));
+            return Err(Reader::damage(
+                path,
+                96,
+                Some(epoch),
+                "the checkpoint's size is not what it says",
+            ));
         }
         let mut index = vec![0; index_len as usize];
         read_exact_at(&*file, index_at, &mut index).map_err(fail)?;
         if h128(&index) != wide(120) {
-            return Err(Reader::damage(path, index_at, Some(epoch), "the checkpoint's index is damaged"));
+            return Err(Reader::damage(
+                path,
+                index_at,
+                Some(epoch),
+                "the checkpoint's index is damaged",
+            ));
         }
         Ok(Reader {
             file,
@@ -322,17 +350,34 @@ pub(crate) fn load(
         edit.abort();
         return Err(error);
     }
-    let root = Root { epoch: reader.epoch, time: reader.time, next_id: reader.next_id, ..edit.root };
+    let root =
+        Root { epoch: reader.epoch, time: reader.time, next_id: reader.next_id, ..edit.root };
     drop(edit);
     core.adopt(&root);
     if Snapshot::newest(core)?.digest() != reader.digest {
-        return Err(Reader::damage(&path, 136, Some(epoch), "the state is not what the checkpoint's digest says"));
+        return Err(Reader::damage(
+            &path,
+            136,
+            Some(epoch),
+            "the state is not what the checkpoint's digest says",
+        ));
     }
     Ok(())
 }
 
-fn load_pages(reader: &Reader<'_>, edit: &mut Edit<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
-    let bad = || Reader::damage(reader.path, reader.index_at, Some(reader.epoch), "the index does not decode");
+fn load_pages(
+    reader: &Reader<'_>,
+    edit: &mut Edit<'_>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<()> {
+    let bad = || {
+        Reader::damage(
+            reader.path,
+            reader.index_at,
+            Some(reader.epoch),
+            "the index does not decode",
+        )
+    };
     let mut fields = Fields { rest: &reader.index };
     let mut block = vec![0; BLOCK as usize];
     for _ in 0..reader.pages {
@@ -445,7 +490,11 @@ pub(crate) fn verify(vfs: &dyn Vfs, store: &Path, epoch: u64, uuid: [u8; 16]) ->
     let mut next = HEADER as u64;
     for _ in 0..reader.pages {
         let entry = Entry::read(&mut fields).ok_or_else(bad)?;
-        let end = entry.at.checked_add(entry.nbytes).filter(|&end| end <= reader.index_at).ok_or_else(bad)?;
+        let end = entry
+            .at
+            .checked_add(entry.nbytes)
+            .filter(|&end| end <= reader.index_at)
+            .ok_or_else(bad)?;
         check_zero(&reader, next, entry.at)?;
         next = end;
         let mut from = entry.at;
@@ -471,6 +520,7 @@ fn check_zero(reader: &Reader<'_>, from: u64, to: u64) -> Result<()> {
         return Err(bad("pages do not follow each other"));
     }
     let mut gap = vec![0; (to - from) as usize];
-    read_exact_at(&*reader.file, from, &mut gap).map_err(|e| Error::storage(reader.path, &e, "cannot read"))?;
+    read_exact_at(&*reader.file, from, &mut gap)
+        .map_err(|e| Error::storage(reader.path, &e, "cannot read"))?;
     if gap.iter().any(|&b| b != 0) { Err(bad("padding is not zero")) } else { Ok(()) }
 }

@@ -204,7 +204,9 @@ impl Drop for Core {
             }
         });
         let mut slots = Vec::new();
-        table::walk_newer(mem, root.table, root.height, base, &mut free, &mut |slot| slots.push(slot));
+        table::walk_newer(mem, root.table, root.height, base, &mut free, &mut |slot| {
+            slots.push(slot)
+        });
         for slot in slots {
             page::walk_newer(mem, &slot, base, &mut free);
             if mem.get(slot.desc) > base {

@@ -364,9 +364,7 @@ impl<'a> Ops<'a> {
             RESIZE => {
                 Op::Resize { id: self.varint()?, shape: self.shape()?, nbytes: self.varint()? }
             }
-            WRITE => {
-                Op::Write { id: self.varint()?, offset: self.varint()?, data: self.bytes()? }
-            }
+            WRITE => Op::Write { id: self.varint()?, offset: self.varint()?, data: self.bytes()? },
             TAG => Op::Tag {
                 name: self.text()?,
                 epoch: match self.byte()? {

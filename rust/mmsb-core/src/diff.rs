@@ -107,12 +107,8 @@ impl Scan for Portable {
     fn first_difference(&self, a: &[u8], b: &[u8]) -> Option<usize> {
         let n = a.len().min(b.len());
         let ((wide_a, _), (wide_b, _)) = (a[..n].as_chunks::<64>(), b[..n].as_chunks::<64>());
-        let mut pos = 64
-            * wide_a
-                .iter()
-                .zip(wide_b)
-                .position(|(x, y)| !equal(x, y))
-                .unwrap_or(wide_a.len());
+        let mut pos =
+            64 * wide_a.iter().zip(wide_b).position(|(x, y)| !equal(x, y)).unwrap_or(wide_a.len());
         let ((words_a, _), (words_b, _)) = (a[pos..n].as_chunks::<8>(), b[pos..n].as_chunks::<8>());
         for (x, y) in words_a.iter().zip(words_b) {
             let changed = u64::from_le_bytes(*x) ^ u64::from_le_bytes(*y);
@@ -144,7 +140,5 @@ fn run_of<const W: usize>(a: &[u8], b: &[u8]) -> usize {
 /// Compares without a branch per word, which the compiler turns into the vectors that the target always has.
 fn equal(a: &[u8; 64], b: &[u8; 64]) -> bool {
     let words = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0);
-    words.fold(0, |all, (x, y)| {
-        all | (u64::from_ne_bytes(*x) ^ u64::from_ne_bytes(*y))
-    }) == 0
+    words.fold(0, |all, (x, y)| all | (u64::from_ne_bytes(*x) ^ u64::from_ne_bytes(*y))) == 0
 }

@@ -58,7 +58,9 @@ impl Hasher<'_> {
                 text.extend_from_slice(&hash.to_le_bytes());
             };
             match table::kind(level) {
-                Node::Leaf => table::slots(mem, node).for_each(|(i, slot)| add(first + i, this.page(&slot))),
+                Node::Leaf => {
+                    table::slots(mem, node).for_each(|(i, slot)| add(first + i, this.page(&slot)))
+                }
                 Node::Inner => {
                     for (i, child) in table::children(mem, node) {
                         add(i, this.pages(child, level - 1, table::first_id(first, level, i)));
@@ -116,7 +118,9 @@ impl Hasher<'_> {
             let mut text = Vec::with_capacity(32 * 16);
             for (i, block) in (first..end).step_by(step as usize).enumerate() {
                 let child = part.child(mem, level, i as u64);
-                text.extend_from_slice(&this.blocks(root, len, level - 1, block, child).to_le_bytes());
+                text.extend_from_slice(
+                    &this.blocks(root, len, level - 1, block, child).to_le_bytes(),
+                );
             }
             h128(&text)
         };

@@ -5,9 +5,9 @@
 
 use std::sync::MutexGuard;
 
+use crate::Result;
 use crate::arena::{Alloc, Arena, Mem, out_of_space};
 use crate::root::Root;
-use crate::Result;
 
 /// A piece that the newest state no longer shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,9 @@ impl<'a> Edit<'a> {
         self.alloc.set_charged(log);
         if more > 0 && !self.alloc.room_for(more) {
             let mut error = out_of_space(more, self.alloc.limit());
-            error.message.push_str("; the log of a bus in memory counts too (bus.retain bounds it)");
+            error
+                .message
+                .push_str("; the log of a bus in memory counts too (bus.retain bounds it)");
             return Err(error);
         }
         Ok(())

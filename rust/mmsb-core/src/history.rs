@@ -49,7 +49,10 @@ impl LogEntry {
     pub fn ops(&self) -> impl Iterator<Item = Result<Op<'_>>> {
         Ops::new(&self.0.ops).map(|op| {
             op.map_err(|e| {
-                Error::new(Code::Corruption, format!("the record of epoch {}: {}", self.0.epoch, e.0))
+                Error::new(
+                    Code::Corruption,
+                    format!("the record of epoch {}: {}", self.0.epoch, e.0),
+                )
             })
         })
     }
@@ -94,7 +97,12 @@ pub(crate) struct Replay {
 
 impl Replay {
     /// Begins a replay that will go to `epoch`.
-    pub(crate) fn begin(store: &Store, base: &Base<'_>, epoch: u64, max_memory: u64) -> Result<Replay> {
+    pub(crate) fn begin(
+        store: &Store,
+        base: &Base<'_>,
+        epoch: u64,
+        max_memory: u64,
+    ) -> Result<Replay> {
         let core = match base {
             Base::Fork(at) => Core::fork(at)?,
             Base::Store => {
@@ -117,11 +125,16 @@ impl Replay {
         let from = self.core.epoch() + 1;
         let mut cursor = LogCursor::new(Arc::clone(&store.vfs), &store.dir, from, epoch, false)?;
         while let Some(commit) = cursor.next_commit()? {
-            self.core.replay(commit.epoch, commit.time, commit.ops).map_err(|e| at_record(e, &commit))?;
+            self.core
+                .replay(commit.epoch, commit.time, commit.ops)
+                .map_err(|e| at_record(e, &commit))?;
         }
         let snapshot = Snapshot::newest(&self.core)?;
         if snapshot.epoch() != epoch {
-            return Err(Error::new(Code::EpochNotFound, format!("the log does not reach epoch {epoch}")));
+            return Err(Error::new(
+                Code::EpochNotFound,
+                format!("the log does not reach epoch {epoch}"),
+            ));
         }
         Ok(snapshot)
     }

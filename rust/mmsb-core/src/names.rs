@@ -4,10 +4,10 @@
 //! set, or the offset of the record that it stands for. The record knows its own text, so the trie keeps no keys.
 //! Below the last level a node is a plain list of records whose hashes are equal.
 
+use crate::Result;
 use crate::arena::Mem;
 use crate::edit::Edit;
 use crate::hash::h64;
-use crate::Result;
 
 const BITS: u64 = 5;
 /// Levels that consume hash bits; below them are lists.
@@ -66,7 +66,12 @@ pub(crate) fn find(mem: Mem, root: u64, text: &[u8], records: &dyn Records) -> O
 }
 
 /// Adds a value, or replaces the one with the same text. Returns the new root.
-pub(crate) fn insert(edit: &mut Edit<'_>, root: u64, value: u64, records: &dyn Records) -> Result<u64> {
+pub(crate) fn insert(
+    edit: &mut Edit<'_>,
+    root: u64,
+    value: u64,
+    records: &dyn Records,
+) -> Result<u64> {
     debug_assert_eq!(value & CHILD, 0);
     let mem = edit.mem();
     let hash = h64(records.text(&mem, value));
@@ -84,9 +89,8 @@ fn put(
     let mem = edit.mem();
     if level >= LEVELS {
         let count = if node == 0 { 0 } else { count_of(mem, node, level) };
-        let same = (0..count).find(|&i| {
-            records.text(&mem, mem.get(entry_at(node, i))) == records.text(&mem, value)
-        });
+        let same = (0..count)
+            .find(|&i| records.text(&mem, mem.get(entry_at(node, i))) == records.text(&mem, value));
         return match same {
             Some(i) => {
                 let node = edit.own(node, len_of(count))?;
@@ -138,7 +142,12 @@ fn grow(edit: &mut Edit<'_>, node: u64, count: u64, at: u64, value: u64, word: u
 }
 
 /// Removes the value with this text, which must be there. Returns the new root, 0 when nothing is left.
-pub(crate) fn remove(edit: &mut Edit<'_>, root: u64, text: &[u8], records: &dyn Records) -> Result<u64> {
+pub(crate) fn remove(
+    edit: &mut Edit<'_>,
+    root: u64,
+    text: &[u8],
+    records: &dyn Records,
+) -> Result<u64> {
     cut(edit, root, text, h64(text), 0, records)
 }
 

@@ -22,7 +22,13 @@ pub(crate) fn contiguous(mem: Mem, slot: &Slot, start: u64, stop: u64) -> Option
 }
 
 /// Calls `each` with (offset in the page, bytes) of every part of `start..stop`, in order.
-pub(crate) fn parts(mem: Mem, slot: &Slot, start: u64, stop: u64, each: &mut dyn FnMut(u64, &[u8])) {
+pub(crate) fn parts(
+    mem: Mem,
+    slot: &Slot,
+    start: u64,
+    stop: u64,
+    each: &mut dyn FnMut(u64, &[u8]),
+) {
     if start >= stop {
         return;
     }
@@ -81,7 +87,13 @@ pub(crate) fn create(edit: &mut Edit<'_>, len: u64) -> Result<u64> {
 
 /// Writes `data` at `offset` (inside the page). Returns the new `slot.data`, or `None` if nothing changed.
 #[inline]
-pub(crate) fn write(edit: &mut Edit<'_>, page: u64, slot: &Slot, offset: u64, data: &[u8]) -> Result<Option<u64>> {
+pub(crate) fn write(
+    edit: &mut Edit<'_>,
+    page: u64,
+    slot: &Slot,
+    offset: u64,
+    data: &[u8],
+) -> Result<Option<u64>> {
     if data.is_empty() {
         return Ok(None);
     }

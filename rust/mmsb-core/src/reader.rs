@@ -21,7 +21,10 @@ impl Bus {
         };
         let control = core.shared_pins().and_then(|slots| slots.mapping().fd());
         let (Some(arena), Some(control)) = (core.arena.mapping().fd(), control) else {
-            return Err(Error::new(Code::Argument, "this bus has no memory that another process could map"));
+            return Err(Error::new(
+                Code::Argument,
+                "this bus has no memory that another process could map",
+            ));
         };
         let arena = crate::arena::reopen_read_only(arena).map_err(fail)?;
         Ok((arena, control.try_clone_to_owned().map_err(fail)?))
@@ -48,8 +51,9 @@ impl Reader {
     pub fn attach(arena: OwnedFd, control: OwnedFd) -> Result<Reader> {
         let arena = ReadArena::map(arena)?;
         let slots = Slots::attach(Mapping::shared(control)?)?;
-        let head = Head::attach(arena.mem, 0)
-            .ok_or_else(|| Error::new(Code::FormatVersion, "the memory is not a bus of this version of MMSB"))?;
+        let head = Head::attach(arena.mem, 0).ok_or_else(|| {
+            Error::new(Code::FormatVersion, "the memory is not a bus of this version of MMSB")
+        })?;
         Ok(Reader { arena, slots, head })
     }
 
@@ -69,7 +73,9 @@ impl ReaderSnapshot<'_> {
     pub fn infos(&self) -> Vec<PageInfo> {
         let (mem, root) = (self.reader.arena.mem, &self.pin.root);
         let mut all = Vec::new();
-        table::walk(mem, root.table, root.height, &mut |id, slot| all.push(catalog::info(mem, id, slot)));
+        table::walk(mem, root.table, root.height, &mut |id, slot| {
+            all.push(catalog::info(mem, id, slot))
+        });
         all
     }
 
@@ -81,7 +87,8 @@ impl ReaderSnapshot<'_> {
     /// The bytes of a page.
     pub fn read(&self, id: u64) -> Result<Vec<u8>> {
         let (mem, root) = (self.reader.arena.mem, &self.pin.root);
-        let slot = table::get(mem, root.table, root.height, id).ok_or_else(|| apply::no_page(id))?;
+        let slot =
+            table::get(mem, root.table, root.height, id).ok_or_else(|| apply::no_page(id))?;
         let mut bytes = vec![0; slot.len as usize];
         page::read(mem, &slot, 0, &mut bytes);
         Ok(bytes)

@@ -8,8 +8,13 @@ use crate::{Result, page};
 /// swapped theirs.
 pub(crate) fn plan(head: &Snapshot, to: &Snapshot, batch: &mut Batch) -> Result<()> {
     let changed = head.changed_pages(to);
-    let both: Vec<u64> = changed.iter().copied().filter(|&id| head.slot(id).is_some() && to.slot(id).is_some()).collect();
-    let renamed = |id: u64| head.info(id).map(|info| info.name) != to.info(id).map(|info| info.name);
+    let both: Vec<u64> = changed
+        .iter()
+        .copied()
+        .filter(|&id| head.slot(id).is_some() && to.slot(id).is_some())
+        .collect();
+    let renamed =
+        |id: u64| head.info(id).map(|info| info.name) != to.info(id).map(|info| info.name);
     for &id in changed.iter().filter(|&&id| to.slot(id).is_none()) {
         batch.delete(id);
     }

@@ -45,7 +45,14 @@ impl Root {
 
     fn words(&self) -> [u64; WORDS] {
         [
-            self.epoch, self.time, self.table, self.height, self.names, self.tags, self.next_id, self.pages,
+            self.epoch,
+            self.time,
+            self.table,
+            self.height,
+            self.names,
+            self.tags,
+            self.next_id,
+            self.pages,
             self.bytes,
         ]
     }
@@ -132,6 +139,7 @@ impl Head {
             *word = self.mem.atomic(record + 8 + 8 * i as u64).load(Ordering::Relaxed);
         }
         fence(Ordering::Acquire);
-        (stamp.load(Ordering::Relaxed) == epoch && words[0] == epoch).then(|| Root::from_words(words))
+        (stamp.load(Ordering::Relaxed) == epoch && words[0] == epoch)
+            .then(|| Root::from_words(words))
     }
 }

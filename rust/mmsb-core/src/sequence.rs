@@ -1,8 +1,12 @@
 //! One commit, in order.
 //!
-//! 1. The clock is read, without the lock. 2. The sequencer's lock. 3. Validation against the newest sequenced state.
-//! 4. Frames and nodes are filled: all that can fail. 5. The record is appended; from here only append and sync can
-//! fail. 6. For `disk`, one leader syncs what was appended before its sync began. 7. Epochs are published in order.
+//! 1. The clock is read, without the lock.
+//! 2. The sequencer's lock.
+//! 3. Validation against the newest sequenced state.
+//! 4. Frames and nodes are filled: all that can fail.
+//! 5. The record is appended; from here only append and sync can fail.
+//! 6. For `disk`, one leader syncs what was appended before its sync began.
+//! 7. Epochs are published in order.
 //!
 //! A failed append or sync ends the writer: what was sequenced and not published has an unknown outcome, reads go on.
 
@@ -135,7 +139,9 @@ pub(crate) struct Group {
 fn outcome_unknown(epoch: u64, cause: &Error) -> Error {
     let mut error = Error::new(
         Code::CommitOutcomeUnknown,
-        format!("whether epoch {epoch} is in the log is not known ({cause}); open the bus again to see"),
+        format!(
+            "whether epoch {epoch} is in the log is not known ({cause}); open the bus again to see"
+        ),
     );
     error.detail = cause.detail.clone();
     error.detail.epoch = Some(epoch);
@@ -164,7 +170,8 @@ impl Sequencer {
             None => Ok(()),
             Some(cause) => {
                 let mut error = cause.clone();
-                error.message = format!("the writer has ended ({cause}); open the bus again to go on");
+                error.message =
+                    format!("the writer has ended ({cause}); open the bus again to go on");
                 Err(error)
             }
         }
@@ -195,7 +202,12 @@ impl Sequencer {
         let (flags, buf) = batch.frame();
         if durability == Durability::Memory && !self.log_in_memory {
             self.waiting_bytes += buf.len();
-            self.waiting.push(Waiting { epoch: root.epoch, time: root.time, flags, buf: buf.clone() });
+            self.waiting.push(Waiting {
+                epoch: root.epoch,
+                time: root.time,
+                flags,
+                buf: buf.clone(),
+            });
             if self.waiting_bytes >= WAITING_BYTES { self.flush() } else { Ok(()) }
         } else {
             if !self.waiting.is_empty() {
@@ -320,7 +332,10 @@ impl Core {
                 Ok(false) => {
                     let epoch = edit.epoch();
                     edit.abort();
-                    return Ok((Root { epoch, time: time.max(seq.newest.time), ..seq.newest }, false));
+                    return Ok((
+                        Root { epoch, time: time.max(seq.newest.time), ..seq.newest },
+                        false,
+                    ));
                 }
                 Err(error) => {
                     edit.abort();
@@ -355,7 +370,9 @@ impl Core {
 
     /// Waits until everything up to an epoch is durable and visible.
     pub(crate) fn wait_durable(&self, epoch: u64) -> Result<()> {
-        self.wait_until(epoch, || self.durable.load(Ordering::Acquire) >= epoch && self.epoch() >= epoch)
+        self.wait_until(epoch, || {
+            self.durable.load(Ordering::Acquire) >= epoch && self.epoch() >= epoch
+        })
     }
 
     fn wait_until(&self, epoch: u64, done: impl Fn() -> bool) -> Result<()> {
@@ -368,7 +385,8 @@ impl Core {
                 return Ok(());
             }
             if group.leading {
-                group = self.group_moved.wait(group).unwrap_or_else(std::sync::PoisonError::into_inner);
+                group =
+                    self.group_moved.wait(group).unwrap_or_else(std::sync::PoisonError::into_inner);
                 continue;
             }
             group.leading = true;
@@ -424,7 +442,10 @@ impl Core {
             trace::conflict(head.epoch, page);
             let mut error = Error::new(
                 Code::Conflict,
-                format!("{what} since epoch {}; begin the transaction again (bus.run does)", base.epoch()),
+                format!(
+                    "{what} since epoch {}; begin the transaction again (bus.run does)",
+                    base.epoch()
+                ),
             );
             error.detail.epoch = Some(head.epoch);
             Err(error)
@@ -442,17 +463,26 @@ impl Core {
                     }
                     let stop = (offset + data.len() as u64).min(old.len);
                     if !page::same_range(mem, &old, &new, offset, stop) {
-                        return conflict(id, &format!("bytes {offset}..{stop} of page {id} were changed"));
+                        return conflict(
+                            id,
+                            &format!("bytes {offset}..{stop} of page {id} were changed"),
+                        );
                     }
                 }
-                Op::Delete { id } | Op::Rename { id, .. } | Op::SetMeta { id, .. } | Op::Resize { id, .. }
+                Op::Delete { id }
+                | Op::Rename { id, .. }
+                | Op::SetMeta { id, .. }
+                | Op::Resize { id, .. }
                     if !made.contains(&id) =>
                 {
                     let (Some(old), Some(new)) = (base.slot(id), slot_at(head, id)) else {
                         return conflict(id, &format!("page {id} was deleted"));
                     };
                     if old.desc != new.desc || old.len != new.len {
-                        return conflict(id, &format!("the name, shape or metadata of page {id} were changed"));
+                        return conflict(
+                            id,
+                            &format!("the name, shape or metadata of page {id} were changed"),
+                        );
                     }
                 }
                 _ => {}
@@ -470,7 +500,9 @@ impl Core {
                     let (Some(old), Some(new)) = (base.slot(*id), slot_at(head, *id)) else {
                         return conflict(*id, &format!("page {id}, which was read, was deleted"));
                     };
-                    let shape = |slot: &crate::table::Slot| Desc::at(mem, slot.desc).shape().collect::<Vec<_>>();
+                    let shape = |slot: &crate::table::Slot| {
+                        Desc::at(mem, slot.desc).shape().collect::<Vec<_>>()
+                    };
                     if old.len != new.len
                         || shape(&old) != shape(&new)
                         || !page::same_range(mem, &old, &new, 0, old.len)

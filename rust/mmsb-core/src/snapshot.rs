@@ -193,7 +193,9 @@ impl Snapshot {
         let mut ids = Vec::new();
         if self.same_arena(other) {
             let mem = self.0.core.mem();
-            table::walk_changed(mem, (a.table, a.height), (b.table, b.height), &mut |id, _, _| ids.push(id));
+            table::walk_changed(mem, (a.table, a.height), (b.table, b.height), &mut |id, _, _| {
+                ids.push(id)
+            });
         } else {
             for snapshot in [self, other] {
                 let mem = snapshot.0.core.mem();

@@ -31,7 +31,12 @@ pub(crate) struct Slot {
 
 fn read_slot(mem: Mem, at: u64) -> Option<Slot> {
     let desc = mem.get(at + 24);
-    (desc != 0).then(|| Slot { data: mem.get(at), len: mem.get(at + 8), epoch: mem.get(at + 16), desc })
+    (desc != 0).then(|| Slot {
+        data: mem.get(at),
+        len: mem.get(at + 8),
+        epoch: mem.get(at + 16),
+        desc,
+    })
 }
 
 fn covers(height: u64, id: u64) -> bool {

@@ -12,11 +12,18 @@ use crate::page;
 use crate::table::Slot;
 use crate::{Code, Error, Result};
 
+/// The copy that was last made of a page, if anybody still shows it.
+#[derive(Debug)]
+struct Gathered {
+    epoch: u64,
+    bytes: Weak<[u8]>,
+}
+
 /// Counted versions of pages over one block, and copies of scattered ones.
 #[derive(Debug, Default)]
 pub(crate) struct LargeViews {
     counts: Mutex<BTreeMap<u64, Vec<(u64, u32)>>>,
-    copies: Mutex<BTreeMap<u64, (u64, Weak<[u8]>)>>,
+    copies: Mutex<BTreeMap<u64, Gathered>>,
 }
 
 impl LargeViews {
@@ -45,24 +52,24 @@ impl LargeViews {
 
     /// Whether a view shows a version of the page made in `born..died`.
     pub(crate) fn holds(&self, page: u64, born: u64, died: u64) -> bool {
-        lock(&self.counts)
-            .get(&page)
-            .is_some_and(|versions| versions.iter().any(|&(epoch, _)| born <= epoch && epoch < died))
+        lock(&self.counts).get(&page).is_some_and(|versions| {
+            versions.iter().any(|&(epoch, _)| born <= epoch && epoch < died)
+        })
     }
 
     fn copy(&self, core: &Core, page: u64, slot: &Slot) -> Arc<[u8]> {
         let mut copies = lock(&self.copies);
-        if let Some((epoch, copy)) = copies.get(&page)
-            && *epoch == slot.epoch
-            && let Some(copy) = copy.upgrade()
+        if let Some(last) = copies.get(&page)
+            && last.epoch == slot.epoch
+            && let Some(copy) = last.bytes.upgrade()
         {
             return copy;
         }
         let mut copy = vec![0; slot.len as usize];
         page::read(core.mem(), slot, 0, &mut copy);
         let copy: Arc<[u8]> = copy.into();
-        copies.retain(|_, (_, old)| old.strong_count() > 0);
-        copies.insert(page, (slot.epoch, Arc::downgrade(&copy)));
+        copies.retain(|_, last| last.bytes.strong_count() > 0);
+        copies.insert(page, Gathered { epoch: slot.epoch, bytes: Arc::downgrade(&copy) });
         copy
     }
 }
@@ -91,14 +98,23 @@ unsafe impl Sync for View {}
 
 impl fmt::Debug for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("View").field("len", &self.len).field("epoch", &self.epoch).finish_non_exhaustive()
+        f.debug_struct("View")
+            .field("len", &self.len)
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
     }
 }
 
 impl View {
     /// The bytes `start..stop` of a page. The caller holds a pin on an epoch that shows `slot`.
     #[inline]
-    pub(crate) fn pinned(core: &Arc<Core>, page: u64, slot: &Slot, start: u64, stop: u64) -> Result<View> {
+    pub(crate) fn pinned(
+        core: &Arc<Core>,
+        page: u64,
+        slot: &Slot,
+        start: u64,
+        stop: u64,
+    ) -> Result<View> {
         if start > stop || stop > slot.len {
             return Err(Error::new(
                 Code::PageIndex,
@@ -107,7 +123,12 @@ impl View {
         }
         let (len, epoch) = ((stop - start) as usize, slot.epoch);
         if len == 0 {
-            return Ok(View { at: std::ptr::NonNull::<u64>::dangling().as_ptr().cast(), len, epoch, hold: Hold::Nothing });
+            return Ok(View {
+                at: std::ptr::NonNull::<u64>::dangling().as_ptr().cast(),
+                len,
+                epoch,
+                hold: Hold::Nothing,
+            });
         }
         let mem = core.mem();
         if page::is_one_block(slot.len) {

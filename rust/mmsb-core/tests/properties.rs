@@ -10,10 +10,8 @@ use proptest::prelude::*;
 fn run(durability: Option<Durability>, acts: &[Act]) {
     let tmp = tempfile::tempdir().unwrap();
     let dir = tmp.path().join("bus");
-    let mut driver = Driver::new(
-        durability.map(|_| dir.as_path()),
-        durability.unwrap_or(Durability::Memory),
-    );
+    let mut driver =
+        Driver::new(durability.map(|_| dir.as_path()), durability.unwrap_or(Durability::Memory));
     for act in acts {
         driver.step(act);
     }

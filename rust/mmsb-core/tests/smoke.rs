@@ -51,6 +51,7 @@ fn commit_look_back_fork_restore_reopen() {
     assert!(bus.verify(&mut |_, _| {}).unwrap().problems.is_empty());
     assert_eq!(bus.snapshot_at(0).unwrap().page_count(), 0);
     assert_eq!(bus.snapshot_at(3).unwrap().view(2).unwrap().bytes()[50_000..50_005], *b"world");
-    let epochs: Vec<u64> = bus.log(0, u64::MAX, true).unwrap().map(|c| c.unwrap().epoch()).collect();
+    let epochs: Vec<u64> =
+        bus.log(0, u64::MAX, true).unwrap().map(|c| c.unwrap().epoch()).collect();
     assert_eq!(epochs, [5, 4, 3, 2, 1]);
 }

@@ -57,14 +57,21 @@ impl Mapping {
 
     /// `len` zeroed bytes.
     pub(crate) fn new(backing: Backing, len: usize) -> Result<Mapping> {
-        let fail = |e: io::Error| Error::storage(Path::new("memfd:mmsb"), &e, "cannot reserve memory in");
+        let fail =
+            |e: io::Error| Error::storage(Path::new("memfd:mmsb"), &e, "cannot reserve memory in");
         match backing {
             Backing::Memfd => {
-                let fd = rustix::fs::memfd_create("mmsb", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
-                    .map_err(|e| fail(e.into()))?;
+                let fd = rustix::fs::memfd_create(
+                    "mmsb",
+                    MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+                )
+                .map_err(|e| fail(e.into()))?;
                 rustix::fs::ftruncate(&fd, len as u64).map_err(|e| fail(e.into()))?;
-                rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
-                    .map_err(|e| fail(e.into()))?;
+                rustix::fs::fcntl_add_seals(
+                    &fd,
+                    SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+                )
+                .map_err(|e| fail(e.into()))?;
                 Mapping::map(fd, len, ProtFlags::READ | ProtFlags::WRITE).map_err(fail)
             }
             Backing::Heap => {
@@ -72,7 +79,8 @@ impl Mapping {
                     .map_err(|_| fail(io::ErrorKind::OutOfMemory.into()))?;
                 // SAFETY: the layout has a size above zero.
                 let base = unsafe { std::alloc::alloc_zeroed(layout) };
-                let base = NonNull::new(base).ok_or_else(|| fail(io::ErrorKind::OutOfMemory.into()))?;
+                let base =
+                    NonNull::new(base).ok_or_else(|| fail(io::ErrorKind::OutOfMemory.into()))?;
                 Ok(Mapping { base, len: layout.size(), kind: Kind::Heap(layout) })
             }
         }
@@ -99,7 +107,14 @@ impl Mapping {
         // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing of ours. The file is sealed
         // against shrinking, so no access can fault.
         let base = unsafe {
-            rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED | MapFlags::NORESERVE, &fd, 0)?
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                len,
+                prot,
+                MapFlags::SHARED | MapFlags::NORESERVE,
+                &fd,
+                0,
+            )?
         };
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Mapping { base, len, kind: Kind::Fd(fd) })

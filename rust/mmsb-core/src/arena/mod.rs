@@ -184,9 +184,8 @@ impl ReadArena {
 fn zeroed_counts(len: usize) -> Box<[AtomicU32]> {
     // SAFETY: an all-zero AtomicU32 is the number 0. `vec![AtomicU32::new(0); n]` would touch every page.
     unsafe {
-        let layout = std::alloc::Layout::array::<AtomicU32>(len.max(1)).unwrap_or_else(|_| {
-            std::alloc::Layout::new::<AtomicU32>()
-        });
+        let layout = std::alloc::Layout::array::<AtomicU32>(len.max(1))
+            .unwrap_or_else(|_| std::alloc::Layout::new::<AtomicU32>());
         let raw = std::alloc::alloc_zeroed(layout).cast::<AtomicU32>();
         if raw.is_null() {
             return Box::new([]);

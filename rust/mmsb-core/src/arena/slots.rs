@@ -56,7 +56,9 @@ impl Slots {
         for line in 1..=SLOTS {
             let word = self.word(line);
             if word.load(Ordering::Relaxed) == FREE
-                && word.compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok()
+                && word
+                    .compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
             {
                 if self.word(0).load(Ordering::Relaxed) < line as u64 {
                     self.word(0).fetch_max(line as u64, Ordering::SeqCst);

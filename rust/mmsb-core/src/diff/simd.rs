@@ -47,10 +47,8 @@ impl Scan for Avx2 {
 fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
     let n = a.len().min(b.len());
     let mut pos = 0;
-    let ((wide_a, _), (wide_b, _)) = (
-        a[..n].as_chunks::<{ 4 * VECTOR }>(),
-        b[..n].as_chunks::<{ 4 * VECTOR }>(),
-    );
+    let ((wide_a, _), (wide_b, _)) =
+        (a[..n].as_chunks::<{ 4 * VECTOR }>(), b[..n].as_chunks::<{ 4 * VECTOR }>());
     for (x, y) in wide_a.iter().zip(wide_b) {
         let ((x, _), (y, _)) = (x.as_chunks::<VECTOR>(), y.as_chunks::<VECTOR>());
         let low = _mm256_and_si256(equal::<1>(&x[0], &y[0]), equal::<1>(&x[1], &y[1]));
@@ -60,10 +58,8 @@ fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
         }
         pos += 4 * VECTOR;
     }
-    let ((narrow_a, _), (narrow_b, _)) = (
-        a[pos..n].as_chunks::<VECTOR>(),
-        b[pos..n].as_chunks::<VECTOR>(),
-    );
+    let ((narrow_a, _), (narrow_b, _)) =
+        (a[pos..n].as_chunks::<VECTOR>(), b[pos..n].as_chunks::<VECTOR>());
     for (x, y) in narrow_a.iter().zip(narrow_b) {
         let same = bits(equal::<1>(x, y));
         if same != ALL {
@@ -71,9 +67,7 @@ fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
         }
         pos += VECTOR;
     }
-    Portable
-        .first_difference(&a[pos..n], &b[pos..n])
-        .map(|rest| pos + rest)
+    Portable.first_difference(&a[pos..n], &b[pos..n]).map(|rest| pos + rest)
 }
 
 #[target_feature(enable = "avx2")]

@@ -37,11 +37,8 @@ fn check(a: &[u8], b: &[u8], itemsize: usize) -> Result<(), TestCaseError> {
 /// A buffer and a copy with changes of any density, from one byte to all.
 fn pair() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     let change = (any::<prop::sample::Index>(), 1..300_usize, 1..=255_u8);
-    (
-        prop::collection::vec(any::<u8>(), 0..1500),
-        prop::collection::vec(change, 0..12),
-    )
-        .prop_map(|(a, changes)| {
+    (prop::collection::vec(any::<u8>(), 0..1500), prop::collection::vec(change, 0..12)).prop_map(
+        |(a, changes)| {
             let mut b = a.clone();
             for (at, len, flip) in changes {
                 if !a.is_empty() {
@@ -51,7 +48,8 @@ fn pair() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
                 }
             }
             (a, b)
-        })
+        },
+    )
 }
 
 proptest! {

@@ -76,7 +76,9 @@ pub(crate) fn read_slot(vfs: &dyn Vfs, path: &Path) -> Result<Option<StoreMeta>>
     let failed = |e: &std::io::Error| Error::storage(path, e, "read");
     let file = match vfs.open(path, OpenKind::Read) {
         Ok(file) => file,
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(e) => return Err(failed(&e)),
     };
     let mut bytes = vec![0u8; SLOT_LEN + 1];

@@ -12,8 +12,8 @@ use super::recover::LogRecovery;
 use super::scan::End;
 use super::segment::{self, SegmentName};
 use super::writer::LogState;
-use crate::trace;
 use crate::error::{Error, Result};
+use crate::trace;
 use crate::vfs::{OpenKind, Vfs, VfsFile, write_all_at};
 
 /// Brings the files into the state that the reading found: torn bytes aside, the end sealed and durable.

@@ -101,7 +101,8 @@ impl Log {
         };
         let meta = MetaSlots::create(&*vfs, dir, meta)?;
         // A bare name lies in the working directory.
-        let parent = dir.parent().map(|up| if up.as_os_str().is_empty() { Path::new(".") } else { up });
+        let parent =
+            dir.parent().map(|up| if up.as_os_str().is_empty() { Path::new(".") } else { up });
         for synced in [Some(dir), parent].into_iter().flatten() {
             vfs.sync_dir(synced).map_err(|e| Error::storage(synced, &e, "sync"))?;
         }

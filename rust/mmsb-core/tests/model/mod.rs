@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 /// One step. Numbers are reduced to what is there when the step is taken.
 #[derive(Debug, Clone)]
-pub enum Act {
+pub(crate) enum Act {
     Create { name: Option<u8>, len: u32, fill: u8 },
     Delete { page: u8 },
     Rename { page: u8, name: Option<u8> },
@@ -45,7 +45,7 @@ fn len() -> impl Strategy<Value = u32> {
     ]
 }
 
-pub fn act() -> impl Strategy<Value = Act> {
+pub(crate) fn act() -> impl Strategy<Value = Act> {
     let name = || prop::option::of(0u8..6);
     let write = (any::<u8>(), any::<u32>(), any::<u8>(), any::<u8>());
     prop_oneof![
@@ -76,23 +76,26 @@ pub fn act() -> impl Strategy<Value = Act> {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Page {
-    pub name: Option<String>,
-    pub meta: String,
-    pub bytes: Vec<u8>,
-    pub epoch: u64,
+pub(crate) struct Page {
+    pub(crate) name: Option<String>,
+    pub(crate) meta: String,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) epoch: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct State {
-    pub pages: BTreeMap<u64, Page>,
-    pub tags: BTreeMap<String, u64>,
-    pub next_id: u64,
+pub(crate) struct State {
+    pub(crate) pages: BTreeMap<u64, Page>,
+    pub(crate) tags: BTreeMap<String, u64>,
+    pub(crate) next_id: u64,
 }
 
 impl State {
     fn content(&self) -> Vec<(u64, &Option<String>, &str, &[u8])> {
-        self.pages.iter().map(|(&id, p)| (id, &p.name, p.meta.as_str(), p.bytes.as_slice())).collect()
+        self.pages
+            .iter()
+            .map(|(&id, p)| (id, &p.name, p.meta.as_str(), p.bytes.as_slice()))
+            .collect()
     }
 
     fn pick(&self, which: u8) -> Option<u64> {
@@ -117,9 +120,12 @@ fn how() -> How<'static> {
     How { wait: true, ..How::default() }
 }
 
-pub fn check_snapshot(snapshot: &Snapshot, want: &State) {
+pub(crate) fn check_snapshot(snapshot: &Snapshot, want: &State) {
     let infos = snapshot.infos();
-    assert_eq!(infos.iter().map(|i| i.id).collect::<Vec<_>>(), want.pages.keys().copied().collect::<Vec<_>>());
+    assert_eq!(
+        infos.iter().map(|i| i.id).collect::<Vec<_>>(),
+        want.pages.keys().copied().collect::<Vec<_>>()
+    );
     for info in infos {
         let page = &want.pages[&info.id];
         assert_eq!(info.name, page.name);
@@ -140,11 +146,11 @@ pub fn check_snapshot(snapshot: &Snapshot, want: &State) {
 }
 
 /// A bus and what it must be like.
-pub struct Driver {
-    pub bus: Bus,
+pub(crate) struct Driver {
+    pub(crate) bus: Bus,
     dir: Option<PathBuf>,
     options: Options,
-    pub history: Vec<State>,
+    pub(crate) history: Vec<State>,
     digests: Vec<u128>,
     snapshots: Vec<(Snapshot, State)>,
     views: Vec<(View, Vec<u8>)>,
@@ -152,7 +158,7 @@ pub struct Driver {
 
 impl Driver {
     /// In memory without a directory.
-    pub fn new(dir: Option<&Path>, durability: Durability) -> Driver {
+    pub(crate) fn new(dir: Option<&Path>, durability: Durability) -> Driver {
         let options = Options {
             durability: Some(durability),
             max_memory: Some(256 << 20),
@@ -166,10 +172,18 @@ impl Driver {
         let start = State { next_id: 1, ..State::default() };
         let digests = vec![bus.snapshot().unwrap().digest()];
         let dir = dir.map(Path::to_path_buf);
-        Driver { bus, dir, options, history: vec![start], digests, snapshots: vec![], views: vec![] }
+        Driver {
+            bus,
+            dir,
+            options,
+            history: vec![start],
+            digests,
+            snapshots: vec![],
+            views: vec![],
+        }
     }
 
-    pub fn head(&self) -> &State {
+    pub(crate) fn head(&self) -> &State {
         self.history.last().unwrap()
     }
 
@@ -184,7 +198,11 @@ impl Driver {
     /// Commits the batch and compares with what the model says it must make: `None` for no change.
     fn commit(&mut self, batch: &mut Batch, next: Option<State>, meta: Option<&str>) {
         let done = self.bus.commit(batch, None, &How { meta, ..how() }).unwrap();
-        self.committed(done.epoch, done.changed, next.or_else(|| meta.map(|_| self.head().clone())));
+        self.committed(
+            done.epoch,
+            done.changed,
+            next.or_else(|| meta.map(|_| self.head().clone())),
+        );
     }
 
     fn committed(&mut self, epoch: u64, changed: bool, next: Option<State>) {
@@ -213,7 +231,7 @@ impl Driver {
         check_snapshot(&self.bus.snapshot().unwrap(), self.head());
     }
 
-    pub fn step(&mut self, act: &Act) {
+    pub(crate) fn step(&mut self, act: &Act) {
         let mut batch = Batch::new();
         let mut next = self.head().clone();
         let epoch = self.epoch() + 1;
@@ -388,7 +406,8 @@ impl Driver {
                 changed |= next.pages.len() != self.head().pages.len();
                 for (id, want) in target {
                     let same = next.pages.get(&id).is_some_and(|have| {
-                        (&have.name, &have.meta, &have.bytes) == (&want.name, &want.meta, &want.bytes)
+                        (&have.name, &have.meta, &have.bytes)
+                            == (&want.name, &want.meta, &want.bytes)
                     });
                     if !same {
                         next.pages.insert(id, Page { epoch, ..want });
@@ -483,14 +502,15 @@ impl Driver {
     }
 
     /// Every epoch is there, bit for bit, forward and backward; the store is sound.
-    pub fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         self.reopen();
         for epoch in (0..self.history.len()).chain((0..self.history.len()).rev().step_by(3)) {
             let snapshot = self.bus.snapshot_at(epoch as u64).unwrap();
             check_snapshot(&snapshot, &self.history[epoch]);
             assert_eq!(snapshot.digest(), self.digests[epoch]);
         }
-        let log: Vec<u64> = self.bus.log(0, u64::MAX, false).unwrap().map(|c| c.unwrap().epoch()).collect();
+        let log: Vec<u64> =
+            self.bus.log(0, u64::MAX, false).unwrap().map(|c| c.unwrap().epoch()).collect();
         assert_eq!(log, (1..self.history.len() as u64).collect::<Vec<_>>());
         assert!(self.bus.verify(&mut |_, _| {}).unwrap().problems.is_empty());
         self.bus.close().unwrap();
