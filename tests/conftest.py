@@ -20,8 +20,8 @@ settings.register_profile(
 )
 settings.register_profile(
     "ci",
-    max_examples=80,
-    stateful_step_count=40,
+    max_examples=200,
+    stateful_step_count=50,
     deadline=None,
     suppress_health_check=_CALM,
     print_blob=True,

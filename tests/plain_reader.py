@@ -18,7 +18,7 @@ HEADER = 4096
 MASK = (1 << 64) - 1
 SEGMENT_MAGIC = b"\x89MMSB log\r\n\x1a\n\0\xb5\xff"
 META_MAGIC = b"\x89MMSB met\r\n\x1a\n\0\xb5\xff"
-CHECKPOINT_MAGIC = b"\x89MMSBcheck\r\n\x1a\n\0"
+CHECKPOINT_MAGIC = b"\x89MMSB ckpt\r\n\x1a\n\0\xff"
 COMMIT, MARK, SEAL = 1, 2, 3
 
 
@@ -120,10 +120,10 @@ def read_segment(path: Path, chain: int | None) -> tuple[list[Record], int, dict
     data = path.read_bytes()
     head = data[:HEADER]
     _checked(head, SEGMENT_MAGIC)
+    assert not any(head[20 + 4 : 40]) and not any(head[120 : HEADER - 8])
     names = ("seq", "first_epoch", "base_time", "chain", "durable_seq", "durable_offset")
     info: dict[str, Any] = dict(zip(names, struct.unpack_from("<6Q", head, 72), strict=True))
     info["uuid"], salt = head[40:56], struct.unpack_from("<2Q", head, 56)
-    assert not any(head[120 : HEADER - 8])
     assert path.name == f"{info['seq']:016x}-{info['first_epoch']:016x}.mlog"
     assert chain is None or info["chain"] == chain
     chain = info["chain"]
@@ -149,7 +149,7 @@ def read_segment(path: Path, chain: int | None) -> tuple[list[Record], int, dict
             assert 0 <= fields.varint() <= at
         if kind == COMMIT:
             epoch += 1
-            time = info["base_time"] + fields.varint()
+            time = (info["base_time"] + fields.varint()) & MASK
             source = fields.text() if flags & 2 else None
             meta = fields.text() if flags & 4 else None
         assert low == epoch & 0xFFFFFFFF

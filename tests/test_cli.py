@@ -34,6 +34,12 @@ def filled(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are as wide as they need to be; a test runner may say how wide its terminal is."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
     """The exit status, stdout and stderr of one command."""
     status = main([str(arg) for arg in argv])

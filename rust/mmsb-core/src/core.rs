@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -166,11 +166,6 @@ impl Core {
     pub(crate) fn log_and_page_bytes(&self) -> (u64, u64) {
         let seq = lock(&self.sequencer);
         (seq.log.as_ref().map_or(0, Log::bytes), seq.newest.bytes)
-    }
-
-    /// Descriptors of the store that a forked child must not keep.
-    pub(crate) fn fds(&self) -> Vec<RawFd> {
-        lock(&self.sequencer).log.as_ref().map_or_else(Vec::new, Log::fds)
     }
 
     pub(crate) fn guard(&self, pipe: &Arc<OwnedFd>) {

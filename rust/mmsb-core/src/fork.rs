@@ -4,7 +4,7 @@
 //! as the child holds its end of a pipe. In the child a generation number tells every handle that it is foreign, and
 //! the descriptors of stores lead nowhere, so that a worker that survives does not keep a dead host's store locked.
 
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -14,13 +14,11 @@ use rustix::pipe::PipeFlags;
 use crate::core::Core;
 
 static GENERATION: AtomicU64 = AtomicU64::new(0);
-static REGISTRY: Mutex<Registry> =
-    Mutex::new(Registry { cores: Vec::new(), fds: Vec::new(), pipe: None });
+static REGISTRY: Mutex<Registry> = Mutex::new(Registry { cores: Vec::new(), pipe: None });
 
 struct Registry {
     cores: Vec<Weak<Core>>,
-    /// Of the fork that is under way: the descriptors that the child gives up, and its end of the pipe.
-    fds: Vec<RawFd>,
+    /// Of the fork that is under way: the child's end.
     pipe: Option<OwnedFd>,
 }
 
@@ -54,7 +52,6 @@ pub fn at_fork_before() {
     if cores.is_empty() {
         return;
     }
-    registry().fds = cores.iter().flat_map(|core| core.fds()).collect();
     let Ok((ours, childs)) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC) else {
         // Without a descriptor to spare nothing tells when the child is gone: keep the frames for good.
         return cores.iter().for_each(|core| core.guard_for_ever());
@@ -68,17 +65,16 @@ pub fn at_fork_before() {
 
 /// To be called after fork(2) in the parent.
 pub fn at_fork_parent() {
-    let mut registry = registry();
-    registry.pipe = None;
-    registry.fds.clear();
+    registry().pipe = None;
 }
 
 /// To be called after fork(2) in the child.
 pub fn at_fork_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
-    // Another thread of the parent may have held the lock at the fork; then the descriptors stay open here.
+    // What cannot be given up (no descriptor to spare for /dev/null) is closed when the child ends.
+    let _ = crate::vfs::give_up_descriptors();
+    // Another thread of the parent may have held the lock at the fork; then nobody here will ever take it.
     let Ok(mut registry) = REGISTRY.try_lock() else { return };
     std::mem::forget(registry.pipe.take());
     registry.cores.clear();
-    let _ = crate::vfs::replace_with_null(&registry.fds);
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use mmsb_core::{Batch, Bus, How, NewPage, Options, Reader};
 
-const FDS: &str = "MMSB_TEST_READER_FDS";
+const FDS: &str = "READER_FDS";
 /// Words of each page: one frame, just over one block, and many blocks.
 const WORDS: [u64; 3] = [100, 2100, 50_000];
 

@@ -87,11 +87,7 @@ impl Core {
     }
 
     fn check_forked(&self, py: Python<'_>) -> PyResult<()> {
-        if !self.bus.forked() {
-            return Ok(());
-        }
-        let what = "this bus was inherited through fork(); open it anew in this process";
-        Err(errors::new(py, Code::ForkedHandle, what))
+        if self.bus.forked() { Err(errors::raise(py, errors::forked())) } else { Ok(()) }
     }
 }
 

@@ -42,6 +42,16 @@ pub(crate) fn no_page(id: u64) -> Error {
     Error::new(Code::PageNotFound, format!("there is no page {id}; it was deleted or never made"))
 }
 
+/// The handle was made before a fork; the text is the core's.
+#[cold]
+pub(crate) fn forked() -> Error {
+    Error::new(
+        Code::ForkedHandle,
+        "this handle was inherited through fork() and belongs to the parent; let the child read with \
+         mmsb.attach(path), or start it with the 'spawn' method",
+    )
+}
+
 fn exception<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyAny>> {
     static MAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let make = MAKE.import(py, "mmsb.errors", "make")?;

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use mmsb_core::{Code, Error, Snapshot};
 use numpy::{PyArrayDescr, PyArrayDescrMethods as _, PyUntypedArray, PyUntypedArrayMethods as _};
 use pyo3::basic::CompareOp;
-use pyo3::exceptions::{PyIndexError, PyValueError};
+use pyo3::exceptions::{PyIndexError, PyKeyError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -148,7 +148,12 @@ impl PageBase {
     }
 
     fn index_error(&self, py: Python<'_>, cause: PyErr) -> PyErr {
-        if !cause.is_instance_of::<PyIndexError>(py) {
+        // NumPy says ValueError or KeyError where a field is missing.
+        let about_index = cause.is_instance_of::<PyIndexError>(py)
+            || cause.is_instance_of::<PyValueError>(py)
+            || cause.is_instance_of::<PyKeyError>(py)
+            || cause.is_instance_of::<PyTypeError>(py);
+        if !about_index {
             return cause;
         }
         let what = format!("page {}: {}", self.id, cause.value(py));

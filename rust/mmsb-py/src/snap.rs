@@ -99,9 +99,7 @@ impl Snap {
     /// The core's snapshot.
     pub(crate) fn get(&self) -> Result<Snapshot> {
         if self.forks != FORKS.load(Ordering::Relaxed) {
-            let what =
-                "this snapshot was inherited through fork(); open the bus anew in this process";
-            return Err(Error::new(Code::ForkedHandle, what));
+            return Err(errors::forked());
         }
         let pin = self.pin.lock().unwrap_or_else(PoisonError::into_inner);
         pin.clone().ok_or_else(|| {

@@ -64,9 +64,9 @@ impl Active {
         }
     }
 
-    /// Maps the file where that is possible; else records are written with `pwrite`.
+    /// Lets the helper map the file where that is possible; until then records are written with `pwrite`.
     pub(crate) fn map(&mut self, helper: &Helper) {
-        self.mapped = helper.map(&self.segment.file, self.limit).ok();
+        self.mapped = Some(helper.map(&self.segment.file, self.limit));
     }
 
     /// Whether a record of this size and a seal are within the size that the segment aims at. The first always is.

@@ -10,8 +10,8 @@
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
-use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Thread;
 
@@ -26,51 +26,23 @@ const AHEAD: u64 = 2 << 20;
 const EXT4: u64 = 0xEF53;
 const XFS: u64 = 0x5846_5342;
 
-/// A file mapped from its beginning, longer than it may be yet.
+/// A file that the helper maps from its beginning, longer than it may be yet.
 #[derive(Debug)]
 struct Region {
-    base: NonNull<c_void>,
+    /// Null until the helper has mapped the file.
+    base: AtomicPtr<c_void>,
     len: u64,
     file: Arc<dyn VfsFile>,
     pid: u32,
-    /// Bytes from the beginning that are reserved and touched.
+    /// Bytes from the beginning that are mapped, reserved and touched.
     ready: AtomicU64,
     wanted: AtomicU64,
     /// False once the segment has ended. The helper works on the file under this lock only.
     live: Mutex<bool>,
 }
 
-// SAFETY: `base` is used for stores by the one `MappedSegment` only; the helper passes it to madvise, which takes any
-// address. All else is synchronised by itself.
-unsafe impl Send for Region {}
-// SAFETY: as above.
-unsafe impl Sync for Region {}
-
 impl Region {
-    fn map(file: &Arc<dyn VfsFile>, len: u64) -> io::Result<Region> {
-        let os = file.os_file().ok_or(io::ErrorKind::Unsupported)?;
-        if !reservations_stay(os)? {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        let size = usize::try_from(len).map_err(|_| io::ErrorKind::Unsupported)?;
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new shared mapping at an address that the kernel chooses; no Rust object lies in it.
-        let base = unsafe {
-            rustix::mm::mmap(ptr::null_mut(), size, protection, MapFlags::SHARED, os, 0)?
-        };
-        let base = NonNull::new(base).ok_or(io::ErrorKind::Unsupported)?;
-        Ok(Region {
-            base,
-            len,
-            file: file.clone(),
-            pid: std::process::id(),
-            ready: AtomicU64::new(0),
-            wanted: AtomicU64::new(0),
-            live: Mutex::new(true),
-        })
-    }
-
-    /// Reserves and touches one more step. False if there is nothing to do any more, or it cannot be done.
+    /// Maps, reserves or touches one more step. False if there is nothing to do any more, or it cannot be done.
     fn step(&self) -> bool {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let from = self.ready.load(Ordering::Relaxed);
@@ -78,12 +50,13 @@ impl Region {
         if !*live || from >= self.wanted.load(Ordering::Relaxed).min(self.len) {
             return false;
         }
+        let Ok(base) = self.mapping() else { return false };
         if self.file.fallocate(from, to - from).is_err() {
             return false;
         }
         // SAFETY: `from..to` lies in the mapping and, since fallocate, in the file. The advice only faults pages in.
         let touched = unsafe {
-            let start = self.base.as_ptr().byte_add(from as usize);
+            let start = base.byte_add(from as usize);
             rustix::mm::madvise(start, (to - from) as usize, Advice::LinuxPopulateWrite)
         };
         if touched.is_ok() {
@@ -91,13 +64,37 @@ impl Region {
         }
         touched.is_ok()
     }
+
+    fn mapping(&self) -> io::Result<*mut c_void> {
+        let base = self.base.load(Ordering::Relaxed);
+        if !base.is_null() {
+            return Ok(base);
+        }
+        let os = self.file.os_file().ok_or(io::ErrorKind::Unsupported)?;
+        if !reservations_stay(os)? {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let len = self.len as usize;
+        // SAFETY: a new shared mapping at an address that the kernel chooses; no Rust object lies in it.
+        let base =
+            unsafe { rustix::mm::mmap(ptr::null_mut(), len, protection, MapFlags::SHARED, os, 0)? };
+        self.base.store(base, Ordering::Relaxed);
+        Ok(base)
+    }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        if std::process::id() == self.pid {
-            // SAFETY: nobody else has the mapping any more: this is the last owner. A failure leaks address space.
-            let _ = unsafe { rustix::mm::munmap(self.base.as_ptr(), self.len as usize) };
+        let (base, len) = (*self.base.get_mut(), self.len as usize);
+        if base.is_null() || std::process::id() != self.pid {
+            return;
+        }
+        // SAFETY: nobody else has the mapping any more: this is the last owner. The file keeps its bytes. Pages go
+        // first, because unmapping them would keep other threads from mapping meanwhile. A failure leaks address space.
+        unsafe {
+            let _ = rustix::mm::madvise(base, len, Advice::LinuxDontNeed);
+            let _ = rustix::mm::munmap(base, len);
         }
     }
 }
@@ -130,15 +127,23 @@ impl Helper {
         Ok(Helper { shared, thread: handle.thread().clone() })
     }
 
-    /// Maps a segment's file for up to `len` bytes.
-    pub(crate) fn map(&self, file: &Arc<dyn VfsFile>, len: u64) -> io::Result<MappedSegment> {
-        let region = Arc::new(Region::map(file, len.next_multiple_of(4096))?);
+    /// Makes `file` ready for stores into its first `len` bytes, in time.
+    pub(crate) fn map(&self, file: &Arc<dyn VfsFile>, len: u64) -> MappedSegment {
+        let region = Arc::new(Region {
+            base: AtomicPtr::new(ptr::null_mut()),
+            len: len.next_multiple_of(4096),
+            file: file.clone(),
+            pid: std::process::id(),
+            ready: AtomicU64::new(0),
+            wanted: AtomicU64::new(0),
+            live: Mutex::new(true),
+        });
         let mut current = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
         *current = Some(region.clone());
         drop(current);
         let mut mapped = MappedSegment { region, asked: 0, thread: self.thread.clone() };
         mapped.ask(0);
-        Ok(mapped)
+        mapped
     }
 }
 
@@ -203,7 +208,8 @@ impl MappedSegment {
         // Only this object stores there (`&mut self`), and the mapping lives as long as `region`. A file that somebody
         // else truncates gives SIGBUS; DIAGNOSTICS.md names that.
         unsafe {
-            let to = self.region.base.as_ptr().byte_add(offset as usize).cast::<u8>();
+            let base = self.region.base.load(Ordering::Relaxed);
+            let to = base.byte_add(offset as usize).cast::<u8>();
             ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
         }
         true
@@ -245,7 +251,7 @@ mod tests {
             return;
         }
         let helper = Helper::start().unwrap();
-        let mut mapped = helper.map(&file, 3 << 20).unwrap();
+        let mut mapped = helper.map(&file, 3 << 20);
         let (mut at, mut copied) = (0u64, 0);
         while at + 1000 <= 3 << 20 {
             let bytes = [(at / 1000) as u8; 1000];
@@ -274,6 +280,8 @@ mod tests {
     #[test]
     fn a_file_in_memory_is_not_mapped() {
         let file = RamVfs::new().open(Path::new("/f"), OpenKind::CreateNew).unwrap();
-        assert!(Helper::start().unwrap().map(&file, 4096).is_err());
+        let mut mapped = Helper::start().unwrap().map(&file, 4096);
+        assert!(!mapped.write(0, b"x"));
+        assert_eq!(mapped.reserved(), 0);
     }
 }

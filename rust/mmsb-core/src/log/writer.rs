@@ -303,7 +303,8 @@ impl Log {
             self.broken |= !nothing_left;
             error
         })?;
-        if self.opts.mapped && self.helper.is_none() {
+        let real = active.segment.file.raw_fd().is_some();
+        if self.opts.mapped && real && self.helper.is_none() {
             self.helper = Helper::start().ok();
         }
         if let Some(helper) = &self.helper {
