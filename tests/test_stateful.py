@@ -20,6 +20,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from mmsb import _core
 from model import (
     Model,
     Refused,
@@ -177,7 +178,9 @@ class BusMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def look_at_the_log(self, data: st.DataObject) -> None:
-        first = data.draw(st.integers(self.model.first + 1, max(self.model.first + 1, self.model.epoch)))
+        first = data.draw(
+            st.integers(self.model.first + 1, max(self.model.first + 1, self.model.epoch))
+        )
         last = data.draw(st.integers(first, self.model.epoch + 3))
         seen = list(self.bus.log(since=first, until=last))
         wanted = range(first, min(last, self.model.epoch) + 1)
@@ -259,15 +262,22 @@ class BusMachine(RuleBasedStateMachine):
 class StoreMachine(BusMachine):
     """A bus in a directory: checkpoints, closing and opening come on top."""
 
+    segment_bytes: int | None = None
+
     def make(self) -> Any:
         self.folder = Path(tempfile.mkdtemp(prefix="mmsb-stateful-"))
         self.path = self.folder / "s.mmsb"
-        return mmsb.create(self.path, durability="memory")
+        core = _core.Core.create(str(self.path), "memory", segment_bytes=self.segment_bytes)
+        return mmsb.Bus._of(core)
+
+    def open(self, durability: str | None) -> Any:
+        core = _core.Core.open(str(self.path), "r+", durability, segment_bytes=self.segment_bytes)
+        return mmsb.Bus._of(core)
 
     @initialize(durability=st.sampled_from(["memory", "os", "disk"]))
     def first_opening(self, durability: str) -> None:
         self.bus.close()
-        self.bus = mmsb.open(self.path, mode="r+", durability=durability)
+        self.bus = self.open(durability)
 
     @rule()
     def checkpoint(self) -> None:
@@ -286,7 +296,7 @@ class StoreMachine(BusMachine):
             check_bus(reader, self.model)
             with pytest.raises(mmsb.ReadOnlyError):
                 reader.create_page("never", size=1)
-        self.bus = mmsb.open(self.path, mode="r+", durability=durability)
+        self.bus = self.open(durability)
         assert self.bus.recovery.epoch == self.model.epoch
         assert (self.bus.recovery.torn_bytes, list(self.bus.recovery.quarantined)) == (0, [])
         self.look_at_kept()
@@ -307,6 +317,15 @@ class StoreMachine(BusMachine):
             shutil.rmtree(self.folder)
 
 
-@pytest.mark.parametrize("machine", [BusMachine, StoreMachine], ids=["memory", "directory"])
+class SegmentsMachine(StoreMachine):
+    """The same with segments so small that the log is always rolling."""
+
+    segment_bytes = 8192
+
+
+MACHINES = [BusMachine, StoreMachine, SegmentsMachine]
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=["memory", "directory", "segments"])
 def test_bus_is_its_model(machine: type[BusMachine]) -> None:
     run_state_machine_as_test(machine)

@@ -1,21 +1,43 @@
 //! How much memory the process may have.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, getrlimit};
 
 /// The smallest of physical memory, the cgroup's limit and RLIMIT_AS.
 pub(crate) fn available() -> u64 {
     let address_space = getrlimit(Resource::As).current.unwrap_or(u64::MAX);
-    let cgroup = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-        .iter()
-        .filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok())
-        .min()
-        .unwrap_or(u64::MAX);
-    physical().min(address_space).min(cgroup)
+    physical().min(address_space).min(cgroup())
 }
 
 fn physical() -> u64 {
     let info = rustix::system::sysinfo();
     info.totalram as u64 * u64::from(info.mem_unit)
+}
+
+/// The least limit of the process's cgroup and those above it.
+fn cgroup() -> u64 {
+    let limit = |file: PathBuf| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mut least = u64::MAX;
+    for line in groups.lines() {
+        let Some((controllers, path)) =
+            line.split_once(':').and_then(|(_, rest)| rest.split_once(':'))
+        else {
+            continue;
+        };
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            c if c.split(',').any(|c| c == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => continue,
+        };
+        let inside = Path::new(path.trim_start_matches('/'));
+        for group in inside.ancestors() {
+            least = least.min(limit(Path::new(root).join(group).join(file)).unwrap_or(u64::MAX));
+        }
+    }
+    least
 }

@@ -339,8 +339,11 @@ impl Core {
                 }
                 Err(error) => {
                     edit.abort();
-                    if error.code != Code::OutOfSpace || retried {
+                    if error.code != Code::OutOfSpace {
                         return Err(error);
+                    }
+                    if retried {
+                        return Err(self.naming_holders(seq, error));
                     }
                     // Old versions may have become free since the last pass.
                     retried = true;
@@ -348,6 +351,22 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Tells who holds old versions, for whoever ran out of memory.
+    fn naming_holders(&self, seq: &Sequencer, mut error: Error) -> Error {
+        let mut pins = Vec::new();
+        self.collect_pins(&mut pins);
+        let oldest = pins
+            .iter()
+            .min()
+            .map_or(String::new(), |epoch| format!(", the oldest of epoch {epoch}"));
+        error.message.push_str(&format!(
+            "; old versions hold {} bytes; there are {} open snapshots and transactions{oldest}",
+            seq.reclaim.held_bytes(),
+            pins.len(),
+        ));
+        error
     }
 
     fn append_failed(&self, seq: &mut Sequencer, epoch: u64, error: Error) -> Error {
@@ -424,9 +443,14 @@ impl Core {
             seq.fail(&error);
             return Err(error);
         }
-        if let Some(log) = &mut seq.log {
+        let noted = seq.log.as_mut().map_or(Ok(()), |log| {
             log.synced(&point);
-            log.write_meta().inspect_err(|e| trace::append_failed(point.epoch(), &e.message))?;
+            log.write_meta()
+        });
+        if let Err(error) = noted {
+            trace::append_failed(point.epoch(), &error.message);
+            seq.fail(&error);
+            return Err(error);
         }
         self.durable.fetch_max(point.epoch(), Ordering::Release);
         seq.publish_through(self, point.epoch());

@@ -10,6 +10,7 @@ use std::ptr::NonNull;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
+use crate::fork::generation;
 use crate::{Error, Result};
 
 /// The kinds of memory an arena can stand on.
@@ -27,6 +28,8 @@ pub(crate) struct Mapping {
     base: NonNull<u8>,
     len: usize,
     kind: Kind,
+    /// Of the process that mapped it: a forked child unmaps nothing.
+    generation: u64,
 }
 
 #[derive(Debug)]
@@ -81,7 +84,12 @@ impl Mapping {
                 let base = unsafe { std::alloc::alloc_zeroed(layout) };
                 let base =
                     NonNull::new(base).ok_or_else(|| fail(io::ErrorKind::OutOfMemory.into()))?;
-                Ok(Mapping { base, len: layout.size(), kind: Kind::Heap(layout) })
+                Ok(Mapping {
+                    base,
+                    len: layout.size(),
+                    kind: Kind::Heap(layout),
+                    generation: generation(),
+                })
             }
         }
     }
@@ -117,7 +125,7 @@ impl Mapping {
             )?
         };
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Mapping { base, len, kind: Kind::Fd(fd) })
+        Ok(Mapping { base, len, kind: Kind::Fd(fd), generation: generation() })
     }
 
     pub(crate) fn base(&self) -> *mut u8 {
@@ -146,6 +154,9 @@ pub(crate) fn reopen_read_only(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if self.generation != generation() {
+            return;
+        }
         match self.kind {
             // SAFETY: mapped by us with this length; every user holds the owner of this value, so none is left.
             Kind::Fd(_) => unsafe {

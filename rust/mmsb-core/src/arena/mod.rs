@@ -128,7 +128,7 @@ impl Arena {
         let mapping = Mapping::reserve(backing, max_memory)?;
         let len = mapping.len() as u64;
         let mem = Mem { base: mapping.base(), len };
-        let counts = zeroed_counts((len / UNIT) as usize);
+        let counts = zeroed_counts((len / UNIT) as usize)?;
         Ok(Arena { mem, mapping, alloc: Mutex::new(Alloc::new(len, max_memory)), counts })
     }
 
@@ -181,17 +181,17 @@ impl ReadArena {
     }
 }
 
-fn zeroed_counts(len: usize) -> Box<[AtomicU32]> {
-    // SAFETY: an all-zero AtomicU32 is the number 0. `vec![AtomicU32::new(0); n]` would touch every page.
-    unsafe {
-        let layout = std::alloc::Layout::array::<AtomicU32>(len.max(1))
-            .unwrap_or_else(|_| std::alloc::Layout::new::<AtomicU32>());
-        let raw = std::alloc::alloc_zeroed(layout).cast::<AtomicU32>();
-        if raw.is_null() {
-            return Box::new([]);
-        }
-        Box::from_raw(std::ptr::slice_from_raw_parts_mut(raw, len.max(1)))
+/// Counters that take memory only where they are used: `vec![AtomicU32::new(0); n]` would touch every page.
+fn zeroed_counts(len: usize) -> Result<Box<[AtomicU32]>> {
+    let fail = || out_of_space(4 * len as u64, 4 * len as u64);
+    let layout = std::alloc::Layout::array::<AtomicU32>(len.max(1)).map_err(|_| fail())?;
+    // SAFETY: the layout has a size above zero.
+    let raw = unsafe { std::alloc::alloc_zeroed(layout) }.cast::<AtomicU32>();
+    if raw.is_null() {
+        return Err(fail());
     }
+    // SAFETY: allocated just now with the layout of such a slice; an all-zero AtomicU32 is the number 0.
+    Ok(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(raw, len.max(1))) })
 }
 
 pub(crate) fn out_of_space(wanted: u64, limit: u64) -> Error {

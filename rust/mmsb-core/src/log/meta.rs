@@ -183,7 +183,7 @@ impl MetaSlots {
 
     /// Writes the slot whose turn it is. Not synced: the next sync or `close` does that.
     pub(crate) fn write(&mut self, durable: Position, durable_epoch: u64) -> Result<()> {
-        let generation = self.now.generation + 1;
+        let generation = self.now.generation.wrapping_add(1);
         self.now = StoreMeta { generation, durable, durable_epoch, ..self.now.clone() };
         self.put((generation % 2) as usize)
     }

@@ -8,6 +8,8 @@ mod active;
 #[cfg(test)]
 mod crash_tests;
 mod cursor;
+#[cfg(test)]
+mod damage_tests;
 mod mapped;
 mod meta;
 mod reader;

@@ -56,7 +56,7 @@ impl Window {
         self.buf.clear();
     }
 
-    /// `want` bytes at `offset`, fewer where the file ends: what is allocated is bounded by the file.
+    /// At least `want` bytes at `offset`, fewer where the file ends: what is allocated is bounded by the file.
     pub(crate) fn get(&mut self, offset: u64, want: usize) -> Result<&[u8]> {
         let inside = |w: &Window| {
             let at = offset.checked_sub(w.start).filter(|&at| at <= w.buf.len() as u64)?;
@@ -71,8 +71,7 @@ impl Window {
                 self.buf.len().min(back as usize)
             }
         };
-        let end = self.buf.len().min(at + want);
-        Ok(&self.buf[at..end])
+        Ok(&self.buf[at..])
     }
 
     fn fill(&mut self, offset: u64, want: usize) -> Result<()> {
@@ -90,25 +89,55 @@ impl Window {
         Ok(())
     }
 
-    /// The end of the bytes from `from` on that are not zero, if there are any.
-    pub(crate) fn last_nonzero(&mut self, from: u64) -> Result<Option<u64>> {
-        let (mut at, mut last) = (from, None);
+    /// The first byte from `from` on that is not zero. Holes cost nothing, whatever length a file claims.
+    pub(crate) fn next_nonzero(&mut self, from: u64) -> Result<Option<u64>> {
+        let mut at = from;
         loop {
-            let bytes = self.get(at, WINDOW)?;
-            if bytes.is_empty() {
-                return Ok(last);
-            }
-            if let Some(i) = bytes.iter().rposition(|&b| b != 0) {
-                last = Some(at + i as u64 + 1);
+            let bytes = self.get(at, 1)?;
+            if let Some(i) = bytes.iter().position(|&b| b != 0) {
+                return Ok(Some(at + i as u64));
             }
             at += bytes.len() as u64;
+            let data = self.file.next_data(at);
+            match data.map_err(|e| Error::storage(&self.path, &e, "look for data in"))? {
+                Some(data) => at = data,
+                None => return Ok(None),
+            }
         }
+    }
+
+    /// Hands out the bytes of `from..end` in pieces; long runs of zeros are left out.
+    pub(crate) fn nonzero(
+        &mut self,
+        from: u64,
+        end: u64,
+        on: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut at = from;
+        while let Some(found) = self.next_nonzero(at)?.filter(|&found| found < end) {
+            let bytes = self.get(found, 1)?;
+            let n = (end - found).min(bytes.len() as u64) as usize;
+            on(found, &bytes[..n])?;
+            at = found + n as u64;
+        }
+        Ok(())
+    }
+
+    /// The end of the bytes from `from` on that are not zero, if there are any.
+    pub(crate) fn last_nonzero(&mut self, from: u64) -> Result<Option<u64>> {
+        let mut last = None;
+        self.nonzero(from, u64::MAX, &mut |at, bytes| {
+            last = bytes.iter().rposition(|&b| b != 0).map(|i| at + i as u64 + 1);
+            Ok(())
+        })?;
+        Ok(last)
     }
 
     /// The segment's header, or `None` if these bytes are not one.
     pub(crate) fn header(&mut self) -> Result<Option<SegmentHeader>> {
         let path = self.path.clone();
-        SegmentHeader::decode(self.get(0, HEADER_LEN)?, &path)
+        let bytes = self.get(0, HEADER_LEN)?;
+        SegmentHeader::decode(&bytes[..bytes.len().min(HEADER_LEN)], &path)
     }
 
     /// The record at `offset`, if one is there that was written there, and its bytes.
@@ -117,6 +146,7 @@ impl Window {
         let Some(head) = Head::read(self.get(offset, HEADER)?, seed) else { return Ok(None) };
         // `get` gives no more than the file has, so an absurd length costs nothing and fails in `holds`.
         let bytes = self.get(offset, head.size() as usize)?;
+        let bytes = &bytes[..bytes.len().min(head.size() as usize)];
         Ok(head.holds(bytes, seed).then_some((head, bytes)))
     }
 }

@@ -39,7 +39,7 @@ impl Repair<'_> {
         let mut at = walk.offset;
         let suspect = self.proven < Position { seq: walk.header.seq, offset: at };
         if suspect {
-            self.rewrite(index)?;
+            self.rewrite(index, at)?;
         }
         if let Some(torn_end) = walk.window.last_nonzero(at)? {
             self.copy_aside(&mut walk.window, at, torn_end)?;
@@ -54,7 +54,8 @@ impl Repair<'_> {
         let mut sealed_bytes = at;
         for name in &self.names[..index] {
             let path = segment::log_dir(self.dir).join(name.file());
-            sealed_bytes += Window::open(self.vfs, &path)?.size()?;
+            let size = Window::open(self.vfs, &path)?.size()?;
+            sealed_bytes = size.saturating_add(sealed_bytes);
         }
         Ok(LogState {
             next_seq: walk.header.seq + 1,
@@ -111,15 +112,9 @@ impl Repair<'_> {
         let to = self.free_name(&format!("{stem}-{from:016x}"))?;
         let failed = |e: &std::io::Error| Error::storage(&to, e, "write");
         let copy = self.vfs.open(&to, OpenKind::CreateNew).map_err(|e| failed(&e))?;
-        let mut at = from;
-        while at < end {
-            let bytes = window.get(at, (end - at).min(1 << 20) as usize)?;
-            if bytes.is_empty() {
-                break;
-            }
-            write_all_at(&*copy, at - from, bytes).map_err(|e| failed(&e))?;
-            at += bytes.len() as u64;
-        }
+        window.nonzero(from, end, &mut |at, bytes| {
+            write_all_at(&*copy, at - from, bytes).map_err(|e| failed(&e))
+        })?;
         copy.sync().map_err(|e| failed(&e))?;
         self.sync_dir(&self.quarantine()?)?;
         trace::recovery_torn(&window.path, from, end - from);
@@ -130,7 +125,8 @@ impl Repair<'_> {
 
     /// Writes what no sync is known to have reached again: after a failed sync the cache may show bytes that the disk
     /// lacks, and would never write them by itself. The same bytes at the same places, so a crash in between is harmless.
-    fn rewrite(&self, last: usize) -> Result<()> {
+    /// The last segment is good up to `good`.
+    fn rewrite(&self, last: usize, good: u64) -> Result<()> {
         for name in self.names[last.saturating_sub(1)..=last].iter() {
             let start = match name.seq.cmp(&self.proven.seq) {
                 std::cmp::Ordering::Less => continue,
@@ -141,16 +137,10 @@ impl Repair<'_> {
             let failed = |e: &std::io::Error| Error::storage(&path, e, "write again");
             let mut window = Window::open(self.vfs, &path)?;
             let file = self.vfs.open(&path, OpenKind::ReadWrite).map_err(|e| failed(&e))?;
-            let mut at = start;
-            let end = window.last_nonzero(at)?.unwrap_or(at);
-            while at < end {
-                let bytes = window.get(at, (end - at).min(1 << 20) as usize)?;
-                if bytes.is_empty() {
-                    break;
-                }
-                write_all_at(&*file, at, bytes).map_err(|e| failed(&e))?;
-                at += bytes.len() as u64;
-            }
+            let end = if name.seq == self.names[last].seq { good } else { u64::MAX };
+            window.nonzero(start, end, &mut |at, bytes| {
+                write_all_at(&*file, at, bytes).map_err(|e| failed(&e))
+            })?;
             file.sync().map_err(|e| failed(&e))?;
         }
         Ok(())

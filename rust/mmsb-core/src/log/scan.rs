@@ -113,7 +113,8 @@ impl<'a> Scan<'a> {
     ) -> Result<End> {
         self.total = 0;
         for index in start..self.names.len() {
-            self.total += Window::open(self.vfs, &self.path(index))?.size()?;
+            let size = Window::open(self.vfs, &self.path(index))?.size()?;
+            self.total = self.total.saturating_add(size);
         }
         let mut last: Option<Walk> = None;
         for index in start..self.names.len() {
@@ -144,7 +145,7 @@ impl<'a> Scan<'a> {
     fn torn(&mut self, index: usize, walk: Walk, torn_from: usize) -> Result<End> {
         for torn in torn_from..self.names.len() {
             let nonzero = Window::open(self.vfs, &self.path(torn))?.last_nonzero(0)?;
-            self.found.torn_bytes += nonzero.unwrap_or(0);
+            self.found.torn_bytes = self.found.torn_bytes.saturating_add(nonzero.unwrap_or(0));
         }
         Ok(self.end(index, walk, torn_from))
     }
@@ -198,7 +199,7 @@ impl<'a> Scan<'a> {
                     second_look = false;
                     if at - told >= 1 << 20 {
                         told = at;
-                        progress(self.done + at, self.total);
+                        progress(self.done.saturating_add(at), self.total);
                     }
                     continue;
                 }
@@ -227,7 +228,7 @@ impl<'a> Scan<'a> {
                 }
             }
         }
-        self.done += size;
+        self.done = self.done.saturating_add(size);
         progress(self.done, self.total);
         Ok(Stop::No)
     }
@@ -314,9 +315,15 @@ fn promise(window: &mut Window, header: &SegmentHeader, from: u64) -> Result<u64
         if bytes.len() < HEADER {
             return Ok(farthest);
         }
-        let head = Head::read(bytes, record::seed(&header.salt, at));
-        let Some(head) = head else {
-            at += 8;
+        let zeros = bytes[..HEADER].iter().all(|&b| b == 0);
+        let Some(head) = Head::read(bytes, record::seed(&header.salt, at)) else {
+            at = match zeros {
+                false => at + 8,
+                true => match window.next_nonzero(at)? {
+                    Some(found) => found & !7,
+                    None => return Ok(farthest),
+                },
+            };
             continue;
         };
         let Some(left) = budget.checked_sub(head.size()) else { return Ok(u64::MAX) };

@@ -150,6 +150,9 @@ pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<SegmentName>> {
         let Some(segment) = SegmentName::parse(name) else {
             return Err(Error::corruption(&path, None, None, "not the name of a segment"));
         };
+        if segment.first_epoch == 0 {
+            return Err(Error::corruption(&path, None, None, "no segment begins with epoch 0"));
+        }
         let previous = found.last();
         let expected = previous.map_or(0, |p| p.seq + 1);
         if segment.seq != expected {

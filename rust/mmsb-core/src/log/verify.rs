@@ -40,7 +40,8 @@ pub fn verify(
     names.retain(|name| end.is_none_or(|end| name.seq <= end.seq));
     let mut total = walked.bytes;
     for name in &names {
-        total += Window::open(vfs, &segment::log_dir(dir).join(name.file()))?.size()?;
+        let size = Window::open(vfs, &segment::log_dir(dir).join(name.file()))?.size()?;
+        total = total.saturating_add(size);
     }
     let mut before: Option<Walk> = None;
     for (index, &name) in names.iter().enumerate() {
@@ -56,7 +57,7 @@ pub fn verify(
                 None
             }
         };
-        walked.bytes += size;
+        walked.bytes = walked.bytes.saturating_add(size);
         progress(walked.bytes, total);
     }
     if let (Some(meta), Some(last)) = (&meta, names.last())
@@ -147,7 +148,7 @@ impl Check<'_> {
             }
             if walk.offset - told >= 1 << 20 {
                 told = walk.offset;
-                progress(walked.bytes + told);
+                progress(walked.bytes.saturating_add(told));
             }
         }
         match stop {

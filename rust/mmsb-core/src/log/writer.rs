@@ -124,7 +124,7 @@ impl Log {
         point.sync()?;
         log.synced(&point);
         let log_dir = segment::log_dir(dir);
-        let name = SegmentName { seq: 0, first_epoch: log.state.epoch + 1 };
+        let name = SegmentName { seq: 0, first_epoch: log.state.epoch.saturating_add(1) };
         log.vfs.rename(&begun, &log_dir.join(name.file())).map_err(|e| failed(&begun, e))?;
         log.vfs.sync_dir(&log_dir).map_err(|e| Error::storage(&log_dir, &e, "sync"))?;
         log.write_meta()?;
@@ -165,7 +165,7 @@ impl Log {
     /// After an error the commit may or may not be in the log, unless [`Log::usable`] still holds: then it is not, and
     /// the log goes on.
     pub fn append(&mut self, epoch: u64, time: u64, flags: u8, buf: &mut Vec<u8>) -> Result<()> {
-        if epoch != self.state.epoch + 1 || buf.len() < HEADROOM {
+        if self.state.epoch.checked_add(1) != Some(epoch) || buf.len() < HEADROOM {
             let what = format!("commit {epoch} appended after {}", self.state.epoch);
             return Err(Error::new(Code::Internal, what));
         }
@@ -284,7 +284,8 @@ impl Log {
     /// Opens the next segment. The one before the last must be durable by then, its name too: recovery relies on it.
     fn start_segment(&mut self) -> Result<()> {
         self.settle()?;
-        let name = SegmentName { seq: self.state.next_seq, first_epoch: self.state.epoch + 1 };
+        let first_epoch = self.state.epoch.saturating_add(1);
+        let name = SegmentName { seq: self.state.next_seq, first_epoch };
         let header = SegmentHeader {
             uuid: self.meta.now.uuid,
             salt: random(&self.opts, "salt", name.seq),

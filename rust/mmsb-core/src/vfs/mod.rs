@@ -69,6 +69,10 @@ pub trait VfsFile: Send + Sync + fmt::Debug {
     fn fallocate(&self, offset: u64, len: u64) -> io::Result<()>;
     /// The length in bytes.
     fn size(&self) -> io::Result<u64>;
+    /// The first place from `offset` on that may hold something else than zeros; none if nothing does.
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        Ok((offset < self.size()?).then_some(offset))
+    }
     /// The operating system's file behind this one, if there is one.
     fn os_file(&self) -> Option<&File>;
     /// Its descriptor.

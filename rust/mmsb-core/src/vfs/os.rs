@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, SeekFrom};
 
 use super::fd::Noted;
 use super::{OpenKind, StoreLock, Vfs, VfsFile};
@@ -53,7 +53,11 @@ impl Vfs for OsVfs {
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
-        path.try_exists()
+        match path.try_exists() {
+            // Below a file there is nothing.
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => Ok(false),
+            done => done,
+        }
     }
 
     fn open(&self, path: &Path, kind: OpenKind) -> io::Result<Arc<dyn VfsFile>> {
@@ -161,6 +165,16 @@ impl VfsFile for OsFile {
 
     fn size(&self) -> io::Result<u64> {
         Ok(self.0.file().metadata()?.len())
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        match rustix::fs::seek(self.0.file(), SeekFrom::Data(offset)) {
+            Ok(at) => Ok(Some(at)),
+            Err(rustix::io::Errno::NXIO) => Ok(None),
+            // A file system that does not know its holes.
+            Err(rustix::io::Errno::INVAL) => Ok((offset < self.size()?).then_some(offset)),
+            Err(e) => Err(e.into()),
+        }
     }
 
     fn os_file(&self) -> Option<&File> {
