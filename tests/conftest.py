@@ -26,6 +26,9 @@ settings.register_profile(
     suppress_health_check=_CALM,
     print_blob=True,
 )
+settings.register_profile(
+    "deep", settings.get_profile("ci"), max_examples=3000, stateful_step_count=80
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 

@@ -10,6 +10,7 @@ import random
 import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -108,3 +109,38 @@ def test_a_kill_during_recovery_loses_nothing(store: Path, durability: str) -> N
         with bus.snapshot() as snap:
             assert {name: a.tobytes() for name, a in snap.items()} == expected.state()
         assert bus.verify().ok
+
+
+@pytest.mark.parametrize("durability", ["os", "disk"])
+def test_readers_open_at_any_moment_while_the_host_commits(store: Path, durability: str) -> None:
+    """Beside a live host `mode="r"` shows a whole epoch, raises nothing and never goes back."""
+    child = subprocess.Popen(
+        [sys.executable, str(CHILD), str(store), durability], stdout=subprocess.PIPE
+    )
+    assert child.stdout
+    expected, last = Expected(), 0
+    child.stdout.read(8)
+    drain = threading.Thread(target=child.stdout.read)
+    drain.start()
+    try:
+        for _ in range(40):
+            with mmsb.open(store) as reader:
+                epoch = reader.epoch
+                assert epoch >= last
+                last = epoch
+                while expected.epoch < epoch:
+                    expected.advance()
+                if expected.epoch == epoch:
+                    compare(reader, epoch, expected.state())
+                time.sleep(0.005)
+                assert reader.epoch == epoch, "a reader keeps the epoch at which it opened"
+            with pytest.raises(mmsb.BusLockedError):
+                mmsb.open(store, mode="r+")
+    finally:
+        child.kill()
+        child.wait()
+        drain.join()
+        child.stdout.close()
+    assert last > 0
+    with mmsb.open(store, mode="r+") as bus:
+        assert bus.epoch >= last and bus.verify().ok

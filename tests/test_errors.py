@@ -190,6 +190,8 @@ def test_wrong_arguments_raise_typed_errors(mem: mmsb.Bus, i: int) -> None:
 
 UNKNOWN: list[tuple[Callable[[Any], Any], type[Exception]]] = [
     (lambda b: b["nothing"], mmsb.PageNotFoundError),
+    (lambda b: b.run(lambda tx: tx.delete(99)), mmsb.PageNotFoundError),
+    (lambda b: b.run(lambda tx: tx["nothing"]), mmsb.PageNotFoundError),
     (lambda b: b[99], mmsb.PageNotFoundError),
     (lambda b: b[0], mmsb.PageNotFoundError),
     (lambda b: b[-1], mmsb.PageNotFoundError),

@@ -1,8 +1,9 @@
-"""Many threads read and commit: no deadlock, nothing half seen, the same result every time."""
+"""Threads and interrupts: no deadlock, nothing half seen, the same result every time."""
 
 from __future__ import annotations
 
 import random
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -313,3 +314,42 @@ def test_closing_while_others_work_ends_them_with_an_error(any_bus: mmsb.Bus) ->
     if any_bus.path is not None:
         with mmsb.open(any_bus.path) as reader:
             assert reader.epoch == any_bus.epoch and reader.verify().ok
+
+
+class Interrupted(BaseException):
+    """Raised by the signal handler at any moment."""
+
+
+def test_an_interrupt_at_any_moment_leaves_whole_commits(bus: mmsb.Bus) -> None:
+    page = bus.create_page("x", shape=2000, dtype="i8")
+    large = bus.create_page("y", shape=20_000, dtype="i8")
+    interrupts = 0
+
+    def handler(*_: Any) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        for i in range(1, 150):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.Random(i).random() * 0.002)
+                while True:
+                    page.write(i)
+                    with bus.transaction(durability="disk" if i % 2 else "os") as tx:
+                        tx["x"][...] = -i
+                        tx["y"][::7] = i
+                        tx.read("y")
+            except Interrupted:
+                interrupts += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            with bus.snapshot() as snap:
+                x, y = snap["x"], snap["y"]
+                assert (x == x[0]).all() and (y[::7] == y[0]).all()
+                assert y[0] <= abs(x[0]) <= i
+                assert x[0] >= 0 or y[0] == -x[0], "one transaction wrote both"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupts > 100
+    assert [c.epoch for c in bus.log()] == list(range(1, bus.epoch + 1))
+    assert large.epoch <= bus.epoch and bus.verify().ok

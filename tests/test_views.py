@@ -217,3 +217,19 @@ def test_a_million_reads_do_not_grow_memory(mem: mmsb.Bus) -> None:
             snap["p"]
     gc.collect()
     assert resident() - before < 8 << 20
+
+
+def test_too_many_snapshots_are_refused_and_room_comes_back(mem: mmsb.Bus) -> None:
+    page = mem.create_page("p", data=[1, 2])
+    snaps = []
+    with pytest.raises(mmsb.TooManySnapshotsError):
+        for _ in range(1_000_000):
+            snaps.append(mem.snapshot())
+    assert len(snaps) >= 500
+    page[0] = 5  # a commit never waits for a reader, and reads need no slot for long
+    assert all(snap["p"][0] == 1 for snap in snaps[::100])
+    snaps.pop().close()
+    with mem.snapshot() as snap:
+        assert snap["p"][0] == 5
+    snaps.clear()
+    assert page.read().tolist() == [5, 2]

@@ -37,12 +37,13 @@ What was the state then, and who made it?
 """
 
 from . import _fork
-from ._bus import Bus, Recovery, Report
+from ._bus import Bus
 from ._core import __version__
 from ._delta import Delta
 from ._history import Change, Commit, Difference
 from ._open import create, open
 from ._page import Page
+from ._reports import Recovery, Report
 from ._snapshot import PageDescription, Snapshot
 from ._transaction import Transaction
 from .errors import (

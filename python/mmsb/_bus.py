@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeVar
 
@@ -14,6 +13,7 @@ from . import _core, _logging, _resolve, _transaction
 from ._create import NewPage, new_page
 from ._metadata import how
 from ._page import Page
+from ._reports import Recovery, Report
 from ._resolve import EpochLike, PageLike
 from ._timeline import Timeline
 from ._transaction import Transaction
@@ -29,60 +29,6 @@ from .errors import (
 T = TypeVar("T")
 Clock = Callable[[], int]
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """What opening a bus found and did.
-
-    Attributes
-    ----------
-    epoch : int
-        The newest epoch that was found.
-    checkpoint_epoch : int or None
-        The epoch of the checkpoint that it began with.
-    records : int
-        Number of log records that were applied to it.
-    torn_bytes : int
-        Bytes of an incomplete record at the end of the log.
-    quarantined : tuple of pathlib.Path
-        Files where bytes that are not part of the state were kept.
-    seconds : float
-        How long it took.
-    """
-
-    epoch: int
-    checkpoint_epoch: int | None
-    records: int
-    torn_bytes: int
-    quarantined: tuple[Path, ...]
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What :meth:`Bus.verify` found.
-
-    Attributes
-    ----------
-    problems : tuple of CorruptionError
-        What is damaged.
-    records : int
-        Number of log records that were checked.
-    bytes : int
-        Number of bytes that were checked.
-    ok : bool
-        Whether there is no problem.
-    """
-
-    problems: tuple[CorruptionError, ...]
-    records: int
-    bytes: int
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is no problem."""
-        return not self.problems
 
 
 class Bus(Timeline, Mapping[str, Page]):

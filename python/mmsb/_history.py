@@ -38,6 +38,16 @@ class Change:
         The metadata that a page was created with or was given.
     epoch : int or None
         The epoch that a tag names.
+
+    Examples
+    --------
+    >>> import mmsb
+    >>> bus = mmsb.Bus()
+    >>> x = bus.create_page("x", shape=3)
+    >>> x.rename("y")
+    2
+    >>> [(change.kind, change.name) for commit in bus.log() for change in commit.changes]
+    [('create', 'x'), ('rename', 'y')]
     """
 
     kind: str
@@ -376,6 +386,17 @@ class Difference:
         Start and stop, in bytes, of the elements that differ.
     old, new : tuple of ndarray
         For each range the elements before and after, one-dimensional; empty where there are none.
+
+    Examples
+    --------
+    >>> import mmsb
+    >>> bus = mmsb.Bus()
+    >>> x = bus.create_page("x", data=[1, 2, 3])
+    >>> x.resize(2)
+    2
+    >>> for d in bus.diff(1, 2):
+    ...     print(d.name, d.change, d.ranges, d.old, d.new)
+    x resized ((16, 24),) (array([3]),) (array([], dtype=int64),)
     """
 
     page: int

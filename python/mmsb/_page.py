@@ -433,7 +433,7 @@ class Page(_core.PageBase):
         try:
             info = self.info()
         except PageNotFoundError:
-            return f"<Page {self.id} deleted>"
+            return f"<Page {self.id} not in the newest epoch>"
         except ClosedError:
             return f"<Page {self.id} of a closed bus>"
         except MMSBError:

@@ -104,7 +104,10 @@ def contained_key(core: _core.Core, page: object) -> int | str | None:
         return None
     if not isinstance(page, (str, _core.PageBase)) and not hasattr(page, "__index__"):
         return None
-    key = page_key(core, page)
+    try:
+        key = page_key(core, page)
+    except PageNotFoundError:
+        return None
     return key if isinstance(key, str) or 0 < key < _U64 else None
 
 

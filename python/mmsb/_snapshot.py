@@ -34,6 +34,16 @@ class PageDescription:
         The last epoch that had changed it.
     location : str
         Where it was.
+
+    Examples
+    --------
+    >>> import mmsb
+    >>> bus = mmsb.Bus()
+    >>> x = bus.create_page("x", shape=(2, 3), meta={"unit": "m"})
+    >>> with bus.snapshot() as s:
+    ...     [page] = s.pages
+    >>> page.name, page.shape, page.nbytes, page.meta
+    ('x', (2, 3), 48, {'unit': 'm'})
     """
 
     id: int

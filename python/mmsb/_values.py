@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import operator
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from .errors import (
     ArgumentTypeError,
     FormatVersionError,
     InvalidDeltaError,
+    OutOfSpaceError,
 )
 
 Array = npt.NDArray[Any]
@@ -95,12 +97,13 @@ def _descr(stored: Any) -> Any:
 
 def check_shape(shape: Any, what: str = "shape") -> tuple[int, ...]:
     """Return a shape as a tuple of non-negative ints."""
-    if isinstance(shape, (bool, str, bytes)):
-        raise ArgumentTypeError(f"{what} must be an int or a tuple of ints, not {shape!r}")
     try:
-        lengths = (shape.__index__(),) if hasattr(shape, "__index__") else tuple(shape)
-        result = tuple(int(n.__index__()) for n in lengths)
-    except (AttributeError, TypeError) as error:
+        # Not any iterable: one may never end.
+        lengths = shape if isinstance(shape, (tuple, list)) else (shape,)
+        if any(isinstance(n, (bool, np.bool_)) for n in lengths):
+            raise TypeError
+        result = tuple(operator.index(n) for n in lengths)
+    except TypeError as error:
         raise ArgumentTypeError(
             f"{what} must be an int or a tuple of ints, not {shape!r}"
         ) from error
@@ -195,6 +198,8 @@ def convert(values: Any, dtype: DType, raw: bool = False) -> Array:
         return raw_bytes(values)
     try:
         return _converted(values, dtype)
+    except MemoryError as error:
+        raise OutOfSpaceError(f"no memory to turn these values into {dtype}") from error
     except (TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InvalidDeltaError):
             raise
@@ -248,10 +253,12 @@ def fill(values: Any, dtype: DType, shape: tuple[int, ...], raw: bool = False) -
         raise InvalidDeltaError(f"{converted.size} bytes do not go into {math.prod(shape)} bytes")
     if converted.shape == shape and converted.flags.c_contiguous:
         return converted
-    # zeros, not empty: padding of structured dtypes is part of the state.
-    filled = np.zeros(shape, dtype)
     try:
+        # zeros, not empty: padding of structured dtypes is part of the state.
+        filled = np.zeros(shape, dtype)
         filled[...] = converted
+    except MemoryError as error:
+        raise OutOfSpaceError(f"no memory for values of shape {shape}, {dtype}") from error
     except ValueError as error:
         raise InvalidDeltaError(
             f"values of shape {converted.shape} do not go into shape {shape}"

@@ -156,6 +156,7 @@ fn log_options(options: &Options, durability: Durability) -> LogOptions {
         segment_bytes: options.segment_bytes.unwrap_or(default.segment_bytes),
         seed: options.seed,
         durability: durability_code(durability),
+        mapped: durability != Durability::Disk,
         block_size: BLOCK as u32,
         ..default
     }

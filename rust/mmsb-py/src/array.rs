@@ -25,7 +25,7 @@ use crate::errors;
 const MAX_NDIM: usize = 64;
 
 /// Keeps the bytes of a view alive for its arrays.
-#[pyclass(frozen, freelist = 64, module = "mmsb._core")]
+#[pyclass(frozen, module = "mmsb._core")]
 struct ViewOwner {
     _view: View,
 }

@@ -19,7 +19,7 @@ use crate::snap::{PageInfo, Snap};
 use crate::{enter, errors};
 
 /// Up to this size a commit that need not wait keeps the interpreter.
-const SHORT: usize = 64 << 10;
+pub(crate) const SHORT: usize = 64 << 10;
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 

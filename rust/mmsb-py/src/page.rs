@@ -5,7 +5,7 @@
 
 use std::sync::OnceLock;
 
-use mmsb_core::{Code, Error, Snapshot};
+use mmsb_core::{Batch, Code, Error, Snapshot};
 use numpy::{PyArrayDescr, PyArrayDescrMethods as _, PyUntypedArray, PyUntypedArrayMethods as _};
 use pyo3::basic::CompareOp;
 use pyo3::exceptions::{PyIndexError, PyKeyError, PyTypeError, PyValueError};
@@ -17,7 +17,7 @@ use pyo3::types::{PyBool, PyDict, PyEllipsis, PyFloat, PyInt, PySlice, PyTuple};
 
 use crate::args::{self, Note};
 use crate::array::{self, Input};
-use crate::core::Core;
+use crate::core::{Core, SHORT};
 use crate::layout::{self, Layout, Scalar};
 use crate::snap::{self, PageInfo};
 use crate::{enter, errors};
@@ -27,7 +27,7 @@ const BLOCK: u64 = 16 << 10;
 /// Values up to this size are put together on the stack.
 const SMALL: usize = 256;
 /// A slice beyond this size is clipped to the page before its value is put together.
-const UNCLIPPED: u64 = 64 << 10;
+const UNCLIPPED: u64 = SHORT as u64;
 
 /// A page of a bus.
 #[pyclass(subclass, frozen, module = "mmsb._core")]
@@ -221,28 +221,35 @@ impl PageBase {
             return Ok(false);
         }
         let input = array.as_ref().map(Input::bytes);
-        let fill = |place: &mut [u8]| {
-            if let Some((number, size)) = number {
-                place.chunks_exact_mut(size).for_each(|p| p.copy_from_slice(&number[..size]));
-            } else if let Some(input) = input {
-                place.copy_from_slice(input);
-            }
-        };
-        let data = if bytes <= SMALL {
-            fill(&mut small[..bytes]);
-            &small[..bytes]
-        } else {
+        let (core, id, start) = (self.core(), self.id, target.start);
+        let done = if let Some(input) = input.filter(|_| bytes > SHORT) {
+            let mut batch = Batch::new();
             enter::by_size(py, target.bytes, || {
-                large = room(bytes)?;
-                fill(&mut large);
+                batch.write(id, start, input);
                 Ok(())
             })?;
-            &large
-        };
-        let (id, start) = (self.id, target.start);
-        let done = self
-            .core()
-            .try_commit(py, Note::NONE, bytes, |bus, how| bus.write(id, start, data, how))?;
+            core.try_commit(py, Note::NONE, bytes, |bus, how| bus.commit(&mut batch, None, how))
+        } else {
+            let fill = |place: &mut [u8]| {
+                if let Some((number, size)) = number {
+                    place.chunks_exact_mut(size).for_each(|p| p.copy_from_slice(&number[..size]));
+                } else if let Some(input) = input {
+                    place.copy_from_slice(input);
+                }
+            };
+            let data = if bytes <= SMALL {
+                fill(&mut small[..bytes]);
+                &small[..bytes]
+            } else {
+                enter::by_size(py, target.bytes, || {
+                    large = room(bytes)?;
+                    fill(&mut large);
+                    Ok(())
+                })?;
+                &large
+            };
+            core.try_commit(py, Note::NONE, bytes, |bus, how| bus.write(id, start, data, how))
+        }?;
         match done {
             Ok(_) => Ok(true),
             Err(error) if error.code == Code::InvalidDelta => Ok(false),

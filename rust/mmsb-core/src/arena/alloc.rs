@@ -19,6 +19,7 @@ const CLASSES: [u32; 32] = [
 ];
 const CLASS_MAX: u64 = 12288;
 const STEP: u64 = 16;
+const _: () = assert!(CLASS_MAX < BLOCK, "a run of frames is given back frame by frame");
 
 const CLASS_OF: [u8; (CLASS_MAX / STEP) as usize + 1] = {
     let mut table = [0u8; (CLASS_MAX / STEP) as usize + 1];

@@ -1,0 +1,80 @@
+"""What opening and verifying a bus tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import CorruptionError
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What opening a bus found and did.
+
+    Attributes
+    ----------
+    epoch : int
+        The newest epoch that was found.
+    checkpoint_epoch : int or None
+        The epoch of the checkpoint that it began with.
+    records : int
+        Number of log records that were applied to it.
+    torn_bytes : int
+        Bytes of an incomplete record at the end of the log.
+    quarantined : tuple of pathlib.Path
+        Files where bytes that are not part of the state were kept.
+    seconds : float
+        How long it took.
+
+    Examples
+    --------
+    >>> import mmsb, tempfile
+    >>> with tempfile.TemporaryDirectory() as d:
+    ...     mmsb.create(d + "/sim.mmsb").close()
+    ...     with mmsb.open(d + "/sim.mmsb") as bus:
+    ...         print(bus.recovery.epoch, bus.recovery.torn_bytes)
+    0 0
+    """
+
+    epoch: int
+    checkpoint_epoch: int | None
+    records: int
+    torn_bytes: int
+    quarantined: tuple[Path, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What :meth:`Bus.verify` found.
+
+    Attributes
+    ----------
+    problems : tuple of CorruptionError
+        What is damaged.
+    records : int
+        Number of log records that were checked.
+    bytes : int
+        Number of bytes that were checked.
+    ok : bool
+        Whether there is no problem.
+
+    Examples
+    --------
+    >>> import mmsb
+    >>> bus = mmsb.Bus()
+    >>> x = bus.create_page("x", size=8)
+    >>> report = bus.verify()
+    >>> report.ok, report.records
+    (True, 1)
+    """
+
+    problems: tuple[CorruptionError, ...]
+    records: int
+    bytes: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no problem."""
+        return not self.problems
