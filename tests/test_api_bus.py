@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import copy
 import datetime as dt
+import gc
 import pickle
 from pathlib import Path
 from typing import Any
@@ -504,3 +505,38 @@ def test_verify_of_a_healthy_bus(bus: mmsb.Bus) -> None:
     report = bus.verify()
     assert report.ok and list(report.problems) == []
     assert report.records >= 2 and report.bytes > 0
+
+
+def test_a_bus_that_is_dropped_lets_go_of_its_store(store: Path) -> None:
+    bus = mmsb.create(store, durability="memory")
+    bus.create_page("x", data=[1, 2, 3])
+    log, page = bus.log(), bus["x"]
+    del bus, log, page
+    gc.collect()
+    with mmsb.open(store, mode="r+") as again:
+        assert again["x"][...].tolist() == [1, 2, 3]
+
+
+def test_what_is_half_done_when_the_bus_is_closed_ends_in_an_error(bus: mmsb.Bus) -> None:
+    page = bus.create_page("x", data=[1, 2, 3])
+    page[0] = 2
+    log, history = bus.log(), page.history()
+    diff = bus.diff(0, 2)
+    next(log)
+    bus.close()
+    for iterator in (log, history, diff):
+        try:
+            list(iterator)
+        except mmsb.ClosedError:
+            pass
+
+
+def test_the_longest_metadata(bus: mmsb.Bus) -> None:
+    room = 65_536 - len('{"x":""}')
+    page = bus.create_page("x", shape=1, meta={"x": "y" * room})
+    assert len(page.meta["x"]) == room
+    page.write(1, meta={"x": "z" * room}, source="s" * 255)
+    with pytest.raises(mmsb.ArgumentError):
+        page.set_meta({"x": "y" * (room + 1)})
+    (commit,) = bus.log(since=2)
+    assert commit.meta == {"x": "z" * room} and commit.source == "s" * 255

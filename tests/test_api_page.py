@@ -455,3 +455,92 @@ def test_write_many_writes_in_order_and_all_or_nothing(bus: mmsb.Bus) -> None:
         with pytest.raises(mmsb.MMSBError):
             bus.write_many(*case)
         assert bus.epoch == 4 and [bytes(p) for p in pages] == [bytes(w) for w in wanted]
+
+
+# --- one way in for every kind of value ---------------------------------------------------------
+
+SCALARS: list[Any] = [0, 1, 2, -1, 255, 256, 2**31, 2**63, 2**70, 0.0, -0.0, 1.5, 1e300, 1e-50]
+SCALARS += [float("nan"), float("inf"), True, False, np.float32(0.1), np.int8(-1), np.uint64(7)]
+SCALARS += [1j, "1", b"1", None, [], [5], (5,), np.array(5), np.array([5]), np.datetime64(1, "s")]
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
+@pytest.mark.parametrize("dtype", ["f8", "f4", "i8", "i4", "i1", "u1", "u8", "?", ">f4", "c8"])
+def test_the_short_way_of_one_value_is_the_long_way(dtype: str) -> None:
+    """`page[i] = v` has a fast path for common cases; it must not be a way around the rules."""
+
+    def outcome(assign: Any) -> Any:
+        page.write(np.zeros(3, dtype))
+        try:
+            assign()
+        except mmsb.MMSBError as error:
+            return type(error)
+        return page.read().tobytes()
+
+    with mmsb.Bus() as bus:
+        page = bus.create_page("p", shape=3, dtype=dtype)
+        for v in SCALARS:
+            long = outcome(lambda v=v: page.__setitem__(np.array([1]), v))
+            short = outcome(lambda v=v: page.__setitem__(1, v))
+            part = outcome(lambda v=v: page.__setitem__(slice(1, 2), v))
+            assert short == part or isinstance(v, list | tuple | np.ndarray), (dtype, v)
+            assert part == long, (dtype, v)
+            if dtype == "?" and isinstance(short, bytes):
+                assert set(short) <= {0, 1}, v
+
+
+def test_values_may_come_from_the_page_itself(bus: mmsb.Bus) -> None:
+    array = np.arange(30_000)
+    page = bus.create_page("p", data=array)
+    page[1:] = page[:-1]
+    page[::-1] = page
+    page[:] = page[:]
+    array[1:] = array[:-1].copy()
+    array[:] = array[::-1].copy()
+    assert page.read().tolist() == array.tolist()
+    with bus.transaction() as tx:
+        tx["p"][2:] = tx["p"][:-2].copy()
+        tx.write("p", tx.read("p")[::-1])
+    array[2:] = array[:-2].copy()
+    assert page.read().tolist() == array[::-1].tolist()
+
+
+def test_arrays_of_any_layout_are_taken(bus: mmsb.Bus) -> None:
+    page = bus.create_page("p", shape=(4, 6), dtype="i4")
+    base = np.arange(96, dtype="i4").reshape(8, 12)
+    swapped = base[:4, :6].astype(">i4")
+    frozen = base[:4, :6].copy()
+    frozen.flags.writeable = False
+    layouts = [base[::2, ::2], base[:4, :6][::-1], np.asfortranarray(base[:4, :6]), swapped]
+    layouts += [frozen, np.broadcast_to(base[0, :6], (4, 6)), base[:4, :6].astype("i8")]
+    for values in layouts:
+        page.write(values)
+        assert page.read().tolist() == values.tolist()
+        page[1:3] = values[1:3]
+        with bus.transaction() as tx:
+            tx["p"] = values[::-1]
+        assert page.read().tolist() == values[::-1].tolist()
+    raw = bus.create_page("raw", size=10)
+    raw.write(memoryview(bytes(range(20)))[::2])
+    assert bytes(raw) == bytes(range(0, 20, 2))
+    data = np.arange(40, dtype=np.uint8).reshape(4, 10)
+    bus.write_many(np.array([2, 2, 2, 2])[::2], np.array([0, 9, 5, 9])[::2], data[::2, ::2])
+    assert bytes(raw) == bytes([0, 2, 4, 6, 8, 20, 22, 24, 26, 28])
+
+
+def test_sparse_ranges_may_overlap_and_the_later_wins(bus: mmsb.Bus) -> None:
+    raw = bus.create_page("raw", size=8)
+    with bus.transaction() as tx:
+        tx.apply(mmsb.Delta.sparse(raw, [0, 2, 1], [b"aaaa", b"bbbb", b"cc"]))
+    assert bytes(raw) == b"accbbb\0\0"
+
+
+def test_a_page_that_is_too_long_for_one_write_of_the_log(bus: mmsb.Bus) -> None:
+    data = np.random.default_rng(1).integers(0, 256, 80 << 20, np.uint8)
+    page = bus.create_page("p", data=data)
+    page[7] = 7
+    if bus.path is not None:
+        bus.close()
+        with mmsb.open(bus.path) as reader:
+            data[7] = 7
+            assert np.array_equal(reader["p"].read(), data)

@@ -30,14 +30,16 @@ def table(heading: str) -> list[list[str]]:
     return [[cell.strip().strip("`") for cell in line.split("|")] for line in lines[2:]]
 
 
-def test_the_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+DOCUMENTS = [p for p in [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))] if blocks(p)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
+def test_the_examples_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other in one namespace and an empty directory, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
-    found = blocks(ROOT / "README.md")
-    assert found, "README.md shows Python"
     names: dict[str, object] = {"__name__": "__main__"}
-    for line, code in found:
-        exec(compile("\n" * (line - 1) + code, str(ROOT / "README.md"), "exec"), names)
+    for line, code in blocks(document):
+        exec(compile("\n" * (line - 1) + code, str(document), "exec"), names)
     for value in names.values():
         if isinstance(value, mmsb.Bus):
             value.close()
@@ -47,6 +49,7 @@ def test_the_readme_shows_how_to_add_in_place() -> None:
     text = (ROOT / "README.md").read_text()
     assert re.search(r"tx\[.*\] \+= ", text)
     assert "make demo" in text and "make test" in text
+    assert ROOT / "README.md" in DOCUMENTS
 
 
 def test_diagnostics_lists_every_error_code() -> None:

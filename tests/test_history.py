@@ -338,3 +338,25 @@ def test_swapped_bytes_between_blocks_or_pages_change_the_digest(mem: mmsb.Bus) 
     a.write(b"\3" * block + b"\2" * block)
     b.write(b"\1" * block)
     assert len({first, second, mem.digest()}) == 3
+
+
+def test_a_fork_finds_moments_and_metadata_of_its_own_history() -> None:
+    ticks = iter(range(1000, 100_000, 1000))
+    with mmsb.Bus(clock=ticks.__next__) as bus:
+        page = bus.create_page("x", data=[0])
+        for step in (1, 2, 3):
+            page.write(step, meta={"step": step})
+        with bus.fork(3) as fork:
+            with fork.snapshot(as_of=3500) as snap:
+                assert snap.epoch == 3 and snap.time == 3000
+            with pytest.raises(mmsb.EpochNotFoundError):
+                fork.snapshot(as_of=2999)
+            fork["x"].write(30, meta={"step": 30})
+            assert fork.epoch == 4
+            with fork.snapshot(meta={"step": 30}) as snap:
+                assert snap["x"][0] == 30
+            assert [c.meta for c in fork.log()] == [{"step": 30}]
+            assert [(c.epoch, v.tolist()) for c, v in fork["x"].history()] == [(4, [30])]
+            (commit,) = fork.log()
+            assert commit.time >= 3000
+        assert page[0] == 3

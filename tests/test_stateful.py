@@ -248,6 +248,16 @@ class BusMachine(RuleBasedStateMachine):
                 with pytest.raises(mmsb.EpochNotFoundError):
                     fork.snapshot(at - 1)
 
+    @precondition(lambda self: self.bus.path is None)
+    @rule(data=st.data())
+    def go_on_with_a_fork(self, data: st.DataObject) -> None:
+        at = data.draw(st.integers(self.model.first, self.model.epoch))
+        parent, self.bus = self.bus, self.bus.fork(at)
+        parent.close()
+        self.model = self.model.fork(at)
+        self.model.head.tags.clear()
+        self.model.head.tags.update(self.bus.tags)
+
     def look_at_kept(self) -> None:
         for snap, state, epoch, arrays in self.kept:
             check_snapshot(snap, state, epoch)

@@ -311,6 +311,93 @@ def test_two_edits_never_mix_the_bytes_of_one_element(
             assert (raw[3] == merged).all()
 
 
+# What one of two transactions does to page 0 or 1: (kind, page, first element, values).
+DEEDS = st.lists(
+    st.tuples(
+        st.sampled_from(["write", "edit", "read", "resize"]),
+        st.integers(0, 1),
+        st.integers(0, 7),
+        st.lists(st.integers(0, 2), min_size=1, max_size=3),
+    ),
+    max_size=4,
+)
+
+
+def do(tx: Any, deeds: list[Any], ids: list[int]) -> None:
+    for kind, which, at, values in deeds:
+        page = ids[which]
+        n = len(tx.edit(page))
+        start, stop = min(at, n), min(at + len(values), n)
+        if kind == "write":
+            tx.write(page, np.s_[start:stop], values[: stop - start])
+        elif kind == "edit":
+            tx[page][start:stop] = values[: stop - start]
+        elif kind == "read":
+            tx.read(page)
+        else:
+            tx.resize(page, at + 4)
+
+
+def judged(base: list[Any], head: list[Any], deeds: list[Any]) -> tuple[bool, list[Any]]:
+    """Whether these deeds on the base conflict with the head, and what comes out if not."""
+    out, mine = [h.copy() for h in head], [b.copy() for b in base]
+    wrote: list[set[int]] = [set(), set()]
+    edited: list[set[int]] = [set(), set()]
+    read, touched, sized = set(), set(), {}
+    for kind, which, at, values in deeds:
+        n = len(mine[which])
+        part = list(range(min(at, n), min(at + len(values), n)))
+        if kind in ("write", "edit"):
+            (wrote if kind == "write" else edited)[which].update(part)
+            mine[which][part] = values[: len(part)]
+        elif kind == "read":
+            read.add(which)
+        elif kind == "resize" and at + 4 != n:
+            mine[which] = np.resize(np.append(mine[which], np.zeros(9, "i8")), at + 4)
+            mine[which][n:] = 0
+            for names in (wrote, edited):
+                names[which] = {i for i in names[which] if i < at + 4}
+            sized[which] = at + 4
+    conflict = any(not np.array_equal(base[i], head[i]) for i in read)
+    for i in (0, 1):
+        n = len(base[i])
+        new = {k for k in edited[i] if k >= n or mine[i][k] != base[i][k]}
+        written = wrote[i] | new
+        if written or i in sized:
+            touched.add(i)
+        if i in touched and len(head[i]) != n:
+            conflict = True
+            continue
+        conflict |= any(k < n and head[i][k] != base[i][k] for k in written)
+        if i in sized:
+            grown = np.zeros(max(n, sized[i]), "i8")
+            grown[:n] = out[i]
+            shortest = min([n, *lengths(deeds, i)])
+            grown[shortest:] = 0
+            out[i] = grown[: sized[i]].copy()
+        for k in written:
+            out[i][k] = mine[i][k]
+    return bool(conflict), out
+
+
+def lengths(deeds: list[Any], which: int) -> list[int]:
+    return [at + 4 for kind, page, at, _ in deeds if kind == "resize" and page == which]
+
+
+@given(first=DEEDS, second=DEEDS)
+def test_conflicts_are_what_the_rules_say(first: list[Any], second: list[Any]) -> None:
+    base = [np.arange(8) % 3, np.zeros(6, "i8")]
+    with mmsb.Bus() as bus:
+        ids = [bus.create_page(None, data=array).id for array in base]
+        none, middle = judged(base, base, first)
+        assert not none
+        conflict, after = judged(base, middle, second)
+        code = two(bus, lambda tx: do(tx, first, ids), lambda tx: do(tx, second, ids))
+        assert (code == "conflict") == conflict
+        for i, wanted in zip(ids, middle if conflict else after, strict=True):
+            assert bus[i].read().tolist() == wanted.tolist()
+
+
 def test_a_byte_wise_merge_would_make_a_value_that_nobody_wrote(mem: mmsb.Bus) -> None:
     base, a, b = 1.0, np.nextafter(1.0, 2), 2.0
     one, two_, three = (np.array(v, "<f8").tobytes() for v in (base, a, b))

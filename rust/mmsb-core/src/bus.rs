@@ -1,116 +1,38 @@
 //! The bus: one store's public face. Each call checks that the handle is alive and goes to the room that does it.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use crate::arena::BLOCK;
 use crate::catalog::MAX_PAGE;
 use crate::core::{Core, lock};
 use crate::delta::Batch;
-use crate::history::{BACKING, Base, LogIter, Replay, Store};
+use crate::history::{Base, LogIter, Replay, Store};
 use crate::keeper::{self, Keeper};
-use crate::log::{self, Log, LogOptions, OpenMode};
+use crate::log::{self, Log, Position};
+use crate::open::{Mode, Options, Recovery, Report};
 use crate::sequence::{Build, Committed, Durability, How};
 use crate::snapshot::{Pin, Snapshot};
 use crate::table;
-use crate::vfs::{OsVfs, RamVfs, Vfs};
 use crate::view::View;
-use crate::{Code, Error, Result, apply, checkpoint, history, restore, trace};
+use crate::{Code, Error, Result, apply, checkpoint, restore, trace};
 
-/// How a store is opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// For reading; takes one epoch and keeps it.
-    Read,
-    /// As the host; there must be a store.
-    ReadWrite,
-    /// As the host; creates a store if there is none.
-    Append,
-}
-
-impl Mode {
-    /// Its letters.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Mode::Read => "r",
-            Mode::ReadWrite => "r+",
-            Mode::Append => "a",
-        }
-    }
-}
-
-impl std::str::FromStr for Mode {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Mode> {
-        match text {
-            "r" => Ok(Mode::Read),
-            "r+" => Ok(Mode::ReadWrite),
-            "a" => Ok(Mode::Append),
-            _ => Err(Error::new(
-                Code::Argument,
-                format!("mode {text:?} is not one of 'r', 'r+', 'a'"),
-            )),
-        }
-    }
-}
-
-/// Options of a bus.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// Durability of commits; without one a new directory gets `disk`, an old one keeps its own.
-    pub durability: Option<Durability>,
-    /// Most bytes of memory; without one, three quarters of what the process may have.
-    pub max_memory: Option<u64>,
-    /// Makes ids and salts of files reproducible; for tests.
-    pub seed: Option<u64>,
-    /// The size that a log segment aims at; for tests.
-    pub segment_bytes: Option<u64>,
-}
-
-/// What opening a store found.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Recovery {
-    /// The epoch that was recovered.
-    pub epoch: u64,
-    /// The checkpoint that it began with.
-    pub checkpoint_epoch: Option<u64>,
-    /// Commits read from the log.
-    pub records: u64,
-    /// Bytes of an incomplete record at the end of the log.
-    pub torn_bytes: u64,
-    /// Where such bytes were kept.
-    pub quarantined: Vec<PathBuf>,
-    /// How long it took.
-    pub seconds: f64,
-}
-
-/// What `verify` found.
-#[derive(Debug, Clone, Default)]
-pub struct Report {
-    /// Commits read.
-    pub records: u64,
-    /// Bytes checked.
-    pub bytes: u64,
-    /// Damage, in the order it was met.
-    pub problems: Vec<Error>,
-}
-
-struct Inner {
-    core: Arc<Core>,
-    store: Store,
-    mode: Mode,
-    in_memory: bool,
-    durability: Durability,
-    max_memory: u64,
-    recovery: Option<Recovery>,
-    closed: AtomicBool,
-    replay: Mutex<Option<Replay>>,
-    checkpointing: Mutex<()>,
-    keeper: Keeper,
+pub(crate) struct Inner {
+    pub(crate) core: Arc<Core>,
+    pub(crate) store: Store,
+    pub(crate) mode: Mode,
+    pub(crate) in_memory: bool,
+    pub(crate) durability: Durability,
+    pub(crate) max_memory: u64,
+    pub(crate) recovery: Option<Recovery>,
+    pub(crate) closed: AtomicBool,
+    pub(crate) replay: Mutex<Option<Replay>>,
+    pub(crate) checkpointing: Mutex<()>,
+    pub(crate) keeper: Keeper,
+    /// Where a reader stopped reading the log.
+    pub(crate) read_end: Option<Position>,
 }
 
 /// One store: its pages, log and checkpoints. Clones are the same bus; the last one closes it.
@@ -126,182 +48,9 @@ impl fmt::Debug for Bus {
     }
 }
 
-/// The code of a durability in the store's meta slots.
-fn durability_code(durability: Durability) -> u8 {
-    durability as u8
-}
-
-fn durability_of(code: u8) -> Durability {
-    match code {
-        0 => Durability::Memory,
-        1 => Durability::Os,
-        _ => Durability::Disk,
-    }
-}
-
-fn max_memory(options: &Options) -> Result<u64> {
-    match options.max_memory {
-        Some(least) if least < 1 << 20 => Err(Error::new(
-            Code::Argument,
-            format!("max_memory = {least} is too little; at least {} (1 MiB)", 1 << 20),
-        )),
-        Some(given) => Ok(given.min(1 << 46)),
-        None => Ok(crate::limits::available() / 4 * 3),
-    }
-}
-
-fn log_options(options: &Options, durability: Durability) -> LogOptions {
-    let default = LogOptions::default();
-    LogOptions {
-        segment_bytes: options.segment_bytes.unwrap_or(default.segment_bytes),
-        seed: options.seed,
-        durability: durability_code(durability),
-        mapped: durability != Durability::Disk,
-        block_size: BLOCK as u32,
-        ..default
-    }
-}
-
 impl Bus {
-    /// A bus in memory; its log is kept in memory too, so every epoch opens.
-    pub fn memory(options: &Options) -> Result<Bus> {
-        let max_memory = max_memory(options)?;
-        Bus::on_ram(Core::new(BACKING, max_memory, true)?, options, max_memory)
-    }
-
-    fn on_ram(core: Arc<Core>, options: &Options, max_memory: u64) -> Result<Bus> {
-        let vfs: Arc<dyn Vfs> = Arc::new(RamVfs::new());
-        let dir = PathBuf::from("/bus");
-        let opts =
-            LogOptions { base_epoch: core.epoch(), ..log_options(options, Durability::Memory) };
-        let log = Log::create(Arc::clone(&vfs), &dir, opts)?;
-        let store = Store { vfs, dir, uuid: log.meta().uuid };
-        let mut seq = lock(&core.sequencer);
-        seq.log = Some(log);
-        seq.log_in_memory = true;
-        drop(seq);
-        Ok(Bus::assemble(core, store, Mode::ReadWrite, true, Durability::Memory, max_memory, None))
-    }
-
-    /// A new store in a directory.
-    pub fn create(dir: &Path, options: &Options) -> Result<Bus> {
-        Bus::create_on(Arc::new(OsVfs), dir, options)
-    }
-
-    /// A new store behind a file system.
-    pub fn create_on(vfs: Arc<dyn Vfs>, dir: &Path, options: &Options) -> Result<Bus> {
-        let max_memory = max_memory(options)?;
-        let durability = options.durability.unwrap_or(Durability::Disk);
-        let log = Log::create(Arc::clone(&vfs), dir, log_options(options, durability))?;
-        let store = Store { vfs, dir: dir.to_path_buf(), uuid: log.meta().uuid };
-        let core = Core::new(BACKING, max_memory, true)?;
-        lock(&core.sequencer).log = Some(log);
-        trace::create(dir, durability.as_str());
-        Ok(Bus::assemble(core, store, Mode::ReadWrite, false, durability, max_memory, None))
-    }
-
-    /// Opens a store. `progress` is told bytes done and bytes in all.
-    pub fn open(
-        dir: &Path,
-        mode: Mode,
-        options: &Options,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Bus> {
-        Bus::open_on(Arc::new(OsVfs), dir, mode, options, progress)
-    }
-
-    /// Opens a store behind a file system.
-    pub fn open_on(
-        vfs: Arc<dyn Vfs>,
-        dir: &Path,
-        mode: Mode,
-        options: &Options,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Bus> {
-        let began = Instant::now();
-        let max_memory = max_memory(options)?;
-        let meta = match log::read_meta(&*vfs, dir) {
-            Err(error) if error.code == Code::BusNotFound && mode == Mode::Append => {
-                return Bus::create_on(vfs, dir, options);
-            }
-            done => done,
-        };
-        let (meta, open_mode) = if mode == Mode::Read {
-            let meta = meta?;
-            let locked =
-                vfs.locked(&dir.join("lock")).map_err(|e| Error::storage(dir, &e, "look at"))?;
-            let durable_only = locked && durability_of(meta.durability) == Durability::Disk;
-            (meta, OpenMode::Reader { durable_only })
-        } else {
-            meta?;
-            let lock = log::lock(&*vfs, dir)?;
-            (log::read_meta(&*vfs, dir)?, OpenMode::Writer(lock))
-        };
-        let durability = options.durability.unwrap_or(durability_of(meta.durability));
-        let store = Store { vfs, dir: dir.to_path_buf(), uuid: meta.uuid };
-        let fresh = || Core::new(BACKING, max_memory, mode != Mode::Read);
-        let known = checkpoint::list(&*store.vfs, dir)?;
-        let (core, checkpoint_epoch) =
-            history::load_newest(&store, known.into_iter().rev(), fresh()?, &fresh, progress)?;
-        let from = checkpoint_epoch.unwrap_or(0);
-        let opts = log_options(options, durability);
-        let (log, found) = log::open(
-            Arc::clone(&store.vfs),
-            dir,
-            opts,
-            from,
-            open_mode,
-            &mut |commit| {
-                core.replay(commit.epoch, commit.time, commit.ops)
-                    .map_err(|e| history::at_record(e, &commit))
-            },
-            progress,
-        )?;
-        let recovery = Recovery {
-            epoch: core.epoch(),
-            checkpoint_epoch,
-            records: found.records,
-            torn_bytes: found.torn_bytes,
-            quarantined: found.quarantined,
-            seconds: began.elapsed().as_secs_f64(),
-        };
-        core.durable.store(core.epoch(), Ordering::Release);
-        lock(&core.sequencer).log = log;
-        trace::recovery_done(
-            dir,
-            recovery.epoch,
-            checkpoint_epoch,
-            recovery.records,
-            recovery.seconds,
-        );
-        let mode = if mode == Mode::Read { Mode::Read } else { Mode::ReadWrite };
-        trace::open(dir, mode.as_str(), durability.as_str(), recovery.epoch);
-        Ok(Bus::assemble(core, store, mode, false, durability, max_memory, Some(recovery)))
-    }
-
-    fn assemble(
-        core: Arc<Core>,
-        store: Store,
-        mode: Mode,
-        in_memory: bool,
-        durability: Durability,
-        max_memory: u64,
-        recovery: Option<Recovery>,
-    ) -> Bus {
-        let (log, pages) = core.log_and_page_bytes();
-        Bus(Arc::new(Inner {
-            core,
-            store,
-            mode,
-            in_memory,
-            durability,
-            max_memory,
-            recovery,
-            closed: AtomicBool::new(false),
-            replay: Mutex::new(None),
-            checkpointing: Mutex::new(()),
-            keeper: Keeper::new(log, pages),
-        }))
+    pub(crate) fn from_inner(inner: Inner) -> Bus {
+        Bus(Arc::new(inner))
     }
 
     /// The directory; none for a bus in memory.
@@ -551,7 +300,7 @@ impl Bus {
     pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
         self.alive()?;
         self.flush()?;
-        let end = lock(&self.0.core.sequencer).log.as_ref().map(Log::end);
+        let end = lock(&self.0.core.sequencer).log.as_ref().map(Log::end).or(self.0.read_end);
         let store = &self.0.store;
         let mut report = Report::default();
         let problems = &mut report.problems;
@@ -608,7 +357,12 @@ impl Inner {
         let at = Snapshot::newest(core)?;
         let (epoch, file) = (at.epoch(), checkpoint::path(&store.dir, at.epoch()));
         if checkpoint::list(&*store.vfs, &store.dir)?.contains(&epoch) {
-            return Ok(epoch);
+            match checkpoint::verify(&*store.vfs, &store.dir, epoch, store.uuid) {
+                Err(error) if error.code == Code::Corruption => {
+                    trace::checkpoint_damaged(&file, &error.message);
+                }
+                done => return done.map(|_| epoch),
+            }
         }
         trace::checkpoint_begin(epoch);
         let size = checkpoint::write(&*store.vfs, &store.dir, store.uuid, &at, automatic)?;

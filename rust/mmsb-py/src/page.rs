@@ -117,19 +117,24 @@ impl PageBase {
         }
         let (id, row) = (self.id, layout.row);
         let found = self.core().newest(py, |pin| {
-            let rows = rows_of(&pin, id, row)?;
-            let (start, stop, rest) = match (number, parts) {
-                (Some(number), _) => match row_at(number, rows) {
-                    Some(at) => (at, at + 1, None),
-                    None => return Ok(None),
-                },
-                (None, Some((start, stop, step))) if step > 0 => {
-                    let (start, stop) = clip(start, stop, rows);
-                    (start, stop, Some(step))
-                }
-                _ => return Ok(None),
+            if let Some(number) = number {
+                let at = match u64::try_from(number) {
+                    Ok(at) => Some(at),
+                    Err(_) => row_at(number, rows_of(&pin, id, row)?),
+                };
+                let start = at.and_then(|at| at.checked_mul(row));
+                let stop = start.and_then(|start| start.checked_add(row));
+                let (Some(start), Some(stop)) = (start, stop) else { return Ok(None) };
+                return match pin.view_range(id, start, stop) {
+                    Err(error) if error.code == Code::PageIndex => Ok(None),
+                    view => Ok(Some((view?, None))),
+                };
+            }
+            let Some((start, stop, step)) = parts.filter(|&(_, _, step)| step > 0) else {
+                return Ok(None);
             };
-            Ok(Some((pin.view_range(id, start * row, stop * row)?, rest)))
+            let (start, stop) = clip(start, stop, rows_of(&pin, id, row)?);
+            Ok(Some((pin.view_range(id, start * row, stop * row)?, Some(step))))
         })?;
         let Some((view, step)) = found else { return Ok(None) };
         let Some(array) = layout.array(py, view)? else { return Ok(None) };

@@ -53,6 +53,8 @@ pub struct LogRecovery {
     pub last_epoch: u64,
     /// Its time.
     pub last_time: u64,
+    /// Where the last record that was read ends.
+    pub end: Position,
     /// Checkpoint marks in the part that was read.
     pub marks: Vec<CheckpointMark>,
 }

@@ -152,6 +152,7 @@ impl<'a> Scan<'a> {
 
     fn end(&mut self, index: usize, walk: Walk, torn_from: usize) -> End {
         self.found.last_epoch = walk.epoch;
+        self.found.end = Position { seq: walk.header.seq, offset: walk.offset };
         self.found.last_time = self.found.last_time.max(walk.header.base_time);
         End { index, walk, torn_from }
     }

@@ -20,7 +20,8 @@ pub struct Walked {
 
 /// Walks all segments and the meta slots. Problems go to `on_problem`; the walk goes on with the next segment.
 ///
-/// `end` is where the log of a host ends that may be appending right now: nothing behind it is looked at.
+/// `end` is where the log ends for the caller, its host or a reader that stopped there; nothing behind it is looked at,
+/// because a host may be appending right now.
 pub fn verify(
     vfs: &dyn Vfs,
     dir: &Path,
