@@ -12,6 +12,9 @@ from typing import Any
 import mmsb
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mmsb import _core
 
 EPOCHS = 12
 State = dict[str, bytes]
@@ -321,3 +324,76 @@ def test_lengths_that_promise_more_than_there_is(unclean: dict[str, Any], tmp_pa
         path = put(tmp_path / "s", {**whole, name: bytes(data)})
         with mmsb.open(path) as bus:
             assert bus.epoch == len(unclean["states"]) - 2
+
+
+@pytest.fixture(scope="module")
+def segments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A closed store whose log has many segments, and its states."""
+    path = tmp_path_factory.mktemp("segments") / "s"
+    core = _core.Core.create(str(path), "os", segment_bytes=8192)
+    rng = np.random.default_rng(2)
+    with mmsb.Bus._of(core) as bus:
+        page = bus.create_page("x", size=3000)
+        for i in range(40):
+            page[i * 50 : i * 50 + 900] = rng.integers(0, 256, 900, np.uint8)
+            if i == 20:
+                bus.checkpoint()
+        oracle = states(bus)
+    found = files(path)
+    assert sum(name.startswith("log/") for name in found) > 4
+    return {"files": found, "states": oracle}
+
+
+@st.composite
+def damages(draw: Any, whole: dict[str, bytes]) -> dict[str, bytes | None]:
+    """One file changed in a way that media, copying or people bring about; None: it is gone."""
+    names = sorted(whole)
+    name = draw(st.sampled_from(names))
+    data = whole[name]
+    places = st.integers(0, len(data) - 1)
+    kind = draw(st.sampled_from(["flips", "zeros", "old", "move", "cut", "grow", "gone", "swap"]))
+    hurt = bytearray(data)
+    if kind == "flips":
+        for at in draw(st.lists(places, min_size=1, max_size=5, unique=True)):
+            hurt[at] ^= draw(st.integers(1, 255))
+    elif kind == "zeros":
+        at = draw(places) // 512 * 512
+        hurt[at : at + 512] = bytes(len(hurt[at : at + 512]))
+    elif kind in ("old", "move"):
+        source, target = draw(places) // 8 * 8, draw(places) // 8 * 8
+        n = draw(st.sampled_from([8, 512, 4096])) if kind == "move" else 512
+        block = data[source : source + n]
+        hurt[target : target + len(block)] = block[: len(hurt) - target]
+    elif kind == "cut":
+        del hurt[draw(places) :]
+    elif kind == "grow":
+        hurt += draw(st.sampled_from([b"\1", bytes(8), bytes(5000), data[-4096:]]))
+    elif kind == "gone":
+        return {name: None}
+    else:
+        other = draw(st.sampled_from(names))
+        return {name: whole[other], other: data}
+    return {name: bytes(hurt)}
+
+
+@given(data=st.data())
+def test_random_damage_of_a_log_of_many_segments(
+    data: st.DataObject, segments: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    oracle, whole = segments["states"], segments["files"]
+    changed = data.draw(damages(whole))
+    hurt = {k: v for k, v in {**whole, **changed}.items() if v is not None}
+    path = put(tmp_path_factory.getbasetemp() / "random-damage", hurt)
+    for mode in ("r", "r+"):
+        try:
+            bus = mmsb.open(path, mode=mode)
+        except (mmsb.CorruptionError, mmsb.FormatVersionError, mmsb.BusNotFoundError):
+            assert files(path) == hurt, "a refused store is left as it is"
+            continue
+        with bus:
+            try:
+                seen = states(bus)
+            except mmsb.CorruptionError:
+                assert not bus.verify().ok
+            else:
+                assert seen == oracle, "it was closed: every epoch is proved, none may be lost"

@@ -124,6 +124,12 @@ impl Bus {
         Snapshot::newest(self.alive()?)
     }
 
+    /// The newest epoch, for a look that ends before the caller returns to its own caller. Unlike [`Bus::snapshot`] it
+    /// never fails for want of a slot, and must not be kept.
+    pub fn glance(&self) -> Result<Snapshot> {
+        Ok(Snapshot::brief(self.alive()?))
+    }
+
     /// An epoch, rebuilt from the log if it is not the newest.
     pub fn snapshot_at(&self, epoch: u64) -> Result<Snapshot> {
         let core = self.alive()?;
@@ -165,7 +171,7 @@ impl Bus {
     #[inline]
     pub fn view(&self, page: u64) -> Result<View> {
         let core = self.alive()?;
-        let pin = Pin::newest(core)?;
+        let pin = Pin::brief(core);
         let slot = table::get(core.mem(), pin.root.table, pin.root.height, page)
             .ok_or_else(|| apply::no_page(page))?;
         View::pinned(core, page, &slot, 0, slot.len)

@@ -100,6 +100,15 @@ impl Desc {
         text(self.mem.bytes(self.texts() + name, dtype))
     }
 
+    /// Whether two records describe a page in the same way.
+    pub(crate) fn says_what(&self, other: &Desc) -> bool {
+        self.at == other.at && std::ptr::eq(self.mem.ptr(0, 0), other.mem.ptr(0, 0))
+            || self.name() == other.name()
+                && self.meta() == other.meta()
+                && self.dtype() == other.dtype()
+                && self.shape().eq(other.shape())
+    }
+
     pub(crate) fn meta(&self) -> &str {
         let (name, _, _, dtype, meta) = self.lens();
         text(self.mem.bytes(self.texts() + name + dtype, meta))

@@ -59,7 +59,7 @@ impl Reader {
 
     /// The newest epoch, pinned.
     pub fn snapshot(&self) -> Result<ReaderSnapshot<'_>> {
-        Ok(ReaderSnapshot { reader: self, pin: Pin::with(&self.slots, &self.head)? })
+        Ok(ReaderSnapshot { reader: self, pin: Pin::lasting(&self.slots, &self.head)? })
     }
 }
 

@@ -269,7 +269,7 @@ impl Core {
         seq.usable()?;
         if let Some(build) = build {
             batch.clear();
-            build(&Snapshot::sequenced(self, &seq.newest)?, batch)?;
+            build(&Snapshot::sequenced(self, &seq.newest), batch)?;
             batch.set_prefix(how.source, how.meta);
         }
         if let Some(base) = base
@@ -502,7 +502,8 @@ impl Core {
                     let (Some(old), Some(new)) = (base.slot(id), slot_at(head, id)) else {
                         return conflict(id, &format!("page {id} was deleted"));
                     };
-                    if old.desc != new.desc || old.len != new.len {
+                    let (was, is) = (Desc::at(mem, old.desc), Desc::at(mem, new.desc));
+                    if !was.says_what(&is) || old.len != new.len {
                         return conflict(
                             id,
                             &format!("the name, shape or metadata of page {id} were changed"),

@@ -21,20 +21,25 @@ pub(crate) struct Pin<'a> {
 }
 
 impl<'a> Pin<'a> {
-    /// Pins the newest epoch.
+    /// Pins the newest epoch for the length of a call.
     #[inline]
-    pub(crate) fn newest(core: &'a Core) -> Result<Pin<'a>> {
-        Pin::with(&core.pins, core.head())
+    pub(crate) fn brief(core: &'a Core) -> Pin<'a> {
+        Pin::at_head(&core.pins, core.pins.claim_brief(), core.head())
+    }
+
+    /// Pins the newest epoch for a snapshot.
+    #[inline]
+    pub(crate) fn lasting(slots: &'a Slots, head: &crate::root::Head) -> Result<Pin<'a>> {
+        Ok(Pin::at_head(slots, slots.claim()?, head))
     }
 
     #[inline]
-    pub(crate) fn with(slots: &'a Slots, head: &crate::root::Head) -> Result<Pin<'a>> {
-        let slot = slots.claim()?;
+    fn at_head(slots: &'a Slots, slot: usize, head: &crate::root::Head) -> Pin<'a> {
         loop {
             let epoch = slots.pin(slot, head.epoch());
             // The ring may have turned since; then a newer epoch is there to be pinned.
             if let Some(root) = head.root(epoch) {
-                return Ok(Pin { slots, slot, root });
+                return Pin { slots, slot, root };
             }
         }
     }
@@ -80,16 +85,25 @@ impl fmt::Debug for Snapshot {
 impl Snapshot {
     /// Pins the newest epoch.
     pub(crate) fn newest(core: &Arc<Core>) -> Result<Snapshot> {
-        let (slot, root) = Pin::newest(core)?.into_slot();
-        Ok(Snapshot(Arc::new(Pinned { core: Arc::clone(core), slot, root })))
+        Ok(Snapshot::keep(core, Pin::lasting(&core.pins, core.head())?))
+    }
+
+    /// Pins the newest epoch for the length of a call.
+    pub(crate) fn brief(core: &Arc<Core>) -> Snapshot {
+        Snapshot::keep(core, Pin::brief(core))
+    }
+
+    fn keep(core: &Arc<Core>, pin: Pin<'_>) -> Snapshot {
+        let (slot, root) = pin.into_slot();
+        Snapshot(Arc::new(Pinned { core: Arc::clone(core), slot, root }))
     }
 
     /// The newest sequenced state, which may not be published yet. Only under the sequencer's lock: nothing it
     /// shows can be freed before that lock is given up, and the pin is on an older epoch.
-    pub(crate) fn sequenced(core: &Arc<Core>, root: &Root) -> Result<Snapshot> {
-        let slot = core.pins.claim()?;
+    pub(crate) fn sequenced(core: &Arc<Core>, root: &Root) -> Snapshot {
+        let slot = core.pins.claim_brief();
         core.pins.pin_at(slot, root.epoch);
-        Ok(Snapshot(Arc::new(Pinned { core: Arc::clone(core), slot, root: *root })))
+        Snapshot(Arc::new(Pinned { core: Arc::clone(core), slot, root: *root }))
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
@@ -212,12 +226,7 @@ impl Snapshot {
     fn differs(&self, other: &Snapshot, id: u64) -> bool {
         let (Some(a), Some(b)) = (self.slot(id), other.slot(id)) else { return true };
         let (da, db) = (Desc::at(self.0.core.mem(), a.desc), Desc::at(other.0.core.mem(), b.desc));
-        let same = a.len == b.len
-            && da.name() == db.name()
-            && da.meta() == db.meta()
-            && da.dtype() == db.dtype()
-            && da.shape().eq(db.shape())
-            && self.same_bytes(other, &a, &b);
+        let same = a.len == b.len && da.says_what(&db) && self.same_bytes(other, &a, &b);
         !same
     }
 

@@ -46,7 +46,7 @@ impl Core {
         py: Python<'_>,
         f: impl FnOnce(Snapshot) -> Result<T>,
     ) -> PyResult<T> {
-        enter::attached(py, || f(self.bus.snapshot()?))
+        enter::attached(py, || f(self.bus.glance()?))
     }
 
     /// Commits what `call` does. Short ones keep the interpreter unless they would have to wait.

@@ -12,6 +12,8 @@ use crate::{Code, Error, Result};
 
 const LINE: usize = 64;
 const SLOTS: usize = 1023;
+/// The first lines are for pins that end within a call of the bus, so that forgotten snapshots never stop it.
+const BRIEF: usize = 15;
 const FREE: u64 = 0;
 const CLAIMED: u64 = 1;
 const FIRST: u64 = 2;
@@ -50,10 +52,32 @@ impl Slots {
         unsafe { AtomicU64::from_ptr(self.mapping.base().add(line * LINE).cast()) }
     }
 
-    /// Takes a free slot.
+    /// Takes a free slot for a snapshot.
     #[inline]
     pub(crate) fn claim(&self) -> Result<SlotId> {
-        for line in 1..=SLOTS {
+        self.claim_of(BRIEF + 1..=SLOTS).ok_or_else(|| {
+            let all = SLOTS - BRIEF;
+            Error::new(
+                Code::TooManySnapshots,
+                format!("all {all} snapshots are in use; close some (`with bus.snapshot() as s:`)"),
+            )
+        })
+    }
+
+    /// Takes a slot for a pin that ends within this call of the bus; others that do the same are waited for.
+    #[inline]
+    pub(crate) fn claim_brief(&self) -> SlotId {
+        loop {
+            if let Some(slot) = self.claim_of(1..=BRIEF) {
+                return slot;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[inline]
+    fn claim_of(&self, lines: std::ops::RangeInclusive<usize>) -> Option<SlotId> {
+        for line in lines {
             let word = self.word(line);
             if word.load(Ordering::Relaxed) == FREE
                 && word
@@ -63,13 +87,10 @@ impl Slots {
                 if self.word(0).load(Ordering::Relaxed) < line as u64 {
                     self.word(0).fetch_max(line as u64, Ordering::SeqCst);
                 }
-                return Ok(line);
+                return Some(line);
             }
         }
-        Err(Error::new(
-            Code::TooManySnapshots,
-            format!("all {SLOTS} snapshots are in use; close some (`with bus.snapshot() as s:`)"),
-        ))
+        None
     }
 
     /// Pins the head's epoch, which is returned.

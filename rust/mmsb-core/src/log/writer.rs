@@ -86,6 +86,7 @@ impl Log {
     pub fn create(vfs: Arc<dyn Vfs>, dir: &Path, opts: LogOptions) -> Result<Log> {
         let failed = |path: &Path, e: std::io::Error| Error::storage(path, &e, "create");
         vfs.create_dir(dir).map_err(|e| failed(dir, e))?;
+        refuse_foreign(&*vfs, dir)?;
         let lock = lock(&*vfs, dir)?;
         refuse_existing(&*vfs, dir)?;
         for sub in ["log", "checkpoints", "quarantine"] {
@@ -454,6 +455,22 @@ fn refuse_existing(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
         return Err(error);
     }
     Ok(())
+}
+
+/// A directory with other people's files is not made into a store. One with remains of a creation that did not end is.
+fn refuse_foreign(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    let ours = ["lock", "meta-0", "meta-1", "log", "checkpoints", "quarantine"];
+    let names = vfs.list(dir).map_err(|e| Error::storage(dir, &e, "list"))?;
+    match names.iter().find(|name| !ours.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(Error::new(
+            Code::Argument,
+            format!(
+                "{} is not empty (it holds {name:?}); a bus needs a directory of its own",
+                dir.display()
+            ),
+        )),
+    }
 }
 
 fn now() -> u64 {
