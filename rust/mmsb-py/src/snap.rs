@@ -11,8 +11,13 @@ use pyo3::types::PyTuple;
 use crate::array::{self, Dims};
 use crate::{args, enter, errors, layout};
 
-/// Counts forks that this process came out of: what was made under another count is inherited.
+/// What was made under another count is inherited.
 static FORKS: AtomicU64 = AtomicU64::new(0);
+
+/// How many forks this process came out of.
+pub(crate) fn forks() -> u64 {
+    FORKS.load(Ordering::Relaxed)
+}
 
 /// Everything made so far was made by another process.
 pub(crate) fn forked() {
@@ -93,12 +98,12 @@ pub(crate) struct Snap {
 impl Snap {
     pub(crate) fn new(pin: Snapshot) -> Snap {
         let (epoch, time) = (pin.epoch(), pin.time());
-        Snap { pin: Mutex::new(Some(pin)), epoch, time, forks: FORKS.load(Ordering::Relaxed) }
+        Snap { pin: Mutex::new(Some(pin)), epoch, time, forks: forks() }
     }
 
     /// The core's snapshot.
     pub(crate) fn get(&self) -> Result<Snapshot> {
-        if self.forks != FORKS.load(Ordering::Relaxed) {
+        if self.forks != forks() {
             return Err(errors::forked());
         }
         let pin = self.pin.lock().unwrap_or_else(PoisonError::into_inner);

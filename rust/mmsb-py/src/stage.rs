@@ -77,7 +77,7 @@ impl Memory {
     }
 }
 
-#[repr(align(64))]
+#[repr(align(16))]
 struct Aligned;
 
 impl Drop for Memory {

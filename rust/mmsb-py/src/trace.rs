@@ -4,7 +4,6 @@
 //! (`enter`) hands them over when it is attached and no lock is held. A full queue drops events; the
 //! field `dropped` of the last one that it kept says how many.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,19 +17,20 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 
+use crate::snap;
+
 /// Events that wait at most.
 const ROOM: usize = 4096;
 
 static LISTENING: AtomicBool = AtomicBool::new(false);
 static WAITING: AtomicBool = AtomicBool::new(false);
 static DRAINING: AtomicBool = AtomicBool::new(false);
-static QUEUE: Mutex<Queue> = Mutex::new(Queue { events: VecDeque::new(), dropped: 0 });
+/// One for each fork that this process came out of: at a fork another thread may hold the lock of the parent's queue,
+/// and nobody gives it back in the child. No lock may be held across the hooks of a fork instead: they run Python code,
+/// and a thread that waits for that lock attached would never let them go on.
+static QUEUES: [Mutex<Queue>; 64] =
+    [const { Mutex::new(Queue { events: VecDeque::new(), dropped: 0 }) }; 64];
 static TARGET: Mutex<Option<Py<PyAny>>> = Mutex::new(None);
-
-thread_local! {
-    /// Held by the thread that forks, so that the child does not inherit a lock that nobody gives back.
-    static HELD: RefCell<Option<MutexGuard<'static, Queue>>> = const { RefCell::new(None) };
-}
 
 struct Queue {
     events: VecDeque<Message>,
@@ -53,15 +53,8 @@ enum Value {
 }
 
 fn queue() -> MutexGuard<'static, Queue> {
-    QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Works on the queue, also between the hooks of a fork.
-fn with_queue<T>(f: impl FnOnce(&mut Queue) -> T) -> T {
-    HELD.with_borrow_mut(|held| match held {
-        Some(queue) => f(queue),
-        None => f(&mut queue()),
-    })
+    let depth = snap::forks() as usize % QUEUES.len();
+    QUEUES[depth].lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Message {
@@ -128,13 +121,13 @@ impl Subscriber for Bridge {
         };
         let mut message = Message { level, name: String::new(), fields: Vec::new() };
         event.record(&mut message);
-        with_queue(|queue| {
-            if queue.events.len() < ROOM {
-                queue.events.push_back(message);
-            } else {
-                queue.dropped += 1;
-            }
-        });
+        let mut queue = queue();
+        if queue.events.len() < ROOM {
+            queue.events.push_back(message);
+        } else {
+            queue.dropped += 1;
+        }
+        drop(queue);
         WAITING.store(true, Ordering::Release);
     }
 
@@ -166,8 +159,10 @@ fn deliver(py: Python<'_>) {
         return;
     }
     WAITING.store(false, Ordering::Release);
-    let (mut events, dropped) =
-        with_queue(|queue| (std::mem::take(&mut queue.events), std::mem::take(&mut queue.dropped)));
+    let (mut events, dropped) = {
+        let mut queue = queue();
+        (std::mem::take(&mut queue.events), std::mem::take(&mut queue.dropped))
+    };
     if dropped > 0
         && let Some(last) = events.back_mut()
     {
@@ -216,27 +211,18 @@ pub(crate) fn set_log(target: Option<Py<PyAny>>) {
 #[pyfunction]
 pub(crate) fn at_fork_before() {
     mmsb_core::at_fork_before();
-    HELD.with_borrow_mut(|held| {
-        held.get_or_insert_with(queue);
-    });
 }
 
 /// To be called after fork(2) in the parent.
 #[pyfunction]
 pub(crate) fn at_fork_parent() {
-    HELD.set(None);
     mmsb_core::at_fork_parent();
 }
 
 /// To be called after fork(2) in the child.
 #[pyfunction]
 pub(crate) fn at_fork_child() {
-    if let Some(mut queue) = HELD.take() {
-        // They are the parent's to tell.
-        queue.events.clear();
-        queue.dropped = 0;
-    }
+    snap::forked();
     DRAINING.store(false, Ordering::Relaxed);
-    crate::snap::forked();
     mmsb_core::at_fork_child();
 }
