@@ -3,7 +3,7 @@
 //! Every operation is checked against the state it meets; the first that does not fit fails the whole commit.
 
 use crate::catalog::{self, Desc, PageNames, TagNames};
-use crate::delta::{NewPage, Op, Ops};
+use crate::delta::{Malformed, NewPage, Op, Ops};
 use crate::edit::{DeadKind, Edit};
 use crate::table::{self, Slot};
 use crate::{Code, Error, Result, names, page};
@@ -14,11 +14,15 @@ pub(crate) const MAX_ID: u64 = 1 << 62;
 /// Applies encoded operations. Returns whether anything changed.
 #[inline]
 pub(crate) fn apply(edit: &mut Edit<'_>, ops: &[u8]) -> Result<bool> {
+    let bad = |e: Malformed| Error::new(Code::Corruption, format!("operations: {}", e.0));
     let mut changed = false;
-    for op in Ops::new(ops) {
-        changed |= match op
-            .map_err(|e| Error::new(Code::Corruption, format!("operations: {}", e.0)))?
-        {
+    let mut ops = Ops::new(ops);
+    loop {
+        while let Some(next) = ops.next_write().map_err(bad)? {
+            changed |= write(edit, next.id, next.offset, next.data)?;
+        }
+        let Some(op) = ops.next() else { return Ok(changed) };
+        changed |= match op.map_err(bad)? {
             Op::Write { id, offset, data } => write(edit, id, offset, data)?,
             Op::Create { id, name, dtype, itemsize, shape, nbytes, meta, location } => {
                 let page = NewPage { name, dtype, itemsize, shape: &shape, nbytes, meta, location };
@@ -32,7 +36,6 @@ pub(crate) fn apply(edit: &mut Edit<'_>, ops: &[u8]) -> Result<bool> {
             Op::Untag { name } => untag(edit, name)?,
         };
     }
-    Ok(changed)
 }
 
 #[inline]
@@ -53,7 +56,10 @@ fn write(edit: &mut Edit<'_>, id: u64, offset: u64, data: &[u8]) -> Result<bool>
     let Some(at) = page::write(edit, id, &slot, offset, data)? else {
         return Ok(false);
     };
-    table::set(edit, id, Slot { data: at, epoch: edit.epoch(), ..slot })?;
+    let new = Slot { data: at, epoch: edit.epoch(), ..slot };
+    if new != slot {
+        table::set(edit, id, new)?;
+    }
     Ok(true)
 }
 

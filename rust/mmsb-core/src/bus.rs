@@ -153,7 +153,6 @@ impl Bus {
                 ),
             ));
         }
-        self.flush()?;
         let mut cached = lock(&self.0.replay);
         let replay = match cached.take() {
             Some(replay) if replay.epoch() <= epoch => replay,
@@ -249,15 +248,9 @@ impl Bus {
         Bus::on_ram(core, &Options::default(), self.0.max_memory)
     }
 
-    /// Puts the records of `memory` commits into the log.
-    fn flush(&self) -> Result<()> {
-        if self.0.mode == Mode::Read { Ok(()) } else { lock(&self.0.core.sequencer).flush() }
-    }
-
     /// Commits of `since..=until`, clamped to what is there.
     pub fn log(&self, since: u64, until: u64, reverse: bool) -> Result<LogIter> {
         let core = self.alive()?;
-        self.flush()?;
         let (since, until) = (since.max(core.base_epoch() + 1), until.min(core.epoch()));
         LogIter::new(&self.0.store, since, until, reverse)
     }
@@ -305,7 +298,6 @@ impl Bus {
     /// Checks every byte of log and checkpoints.
     pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
         self.alive()?;
-        self.flush()?;
         let end = lock(&self.0.core.sequencer).log.as_ref().map(Log::end).or(self.0.read_end);
         let store = &self.0.store;
         let mut report = Report::default();
@@ -399,7 +391,6 @@ impl Inner {
         let published = self.core.wait_published(newest);
         let mut seq = lock(&self.core.sequencer);
         let usable = seq.usable().is_ok();
-        let flushed = if usable { seq.flush() } else { Ok(()) };
         let Some(mut log) = seq.log.take() else { return Ok(()) };
         drop(seq);
         if self.in_memory {
@@ -410,7 +401,7 @@ impl Inner {
             self.core.durable.store(self.core.epoch(), Ordering::Release);
         }
         trace::close(&self.store.dir, self.core.epoch());
-        published.and(flushed).and(closed)
+        published.and(closed)
     }
 }
 

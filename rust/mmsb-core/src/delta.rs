@@ -297,6 +297,14 @@ impl Batch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Malformed(pub(crate) &'static str);
 
+/// New bytes at an offset of a page.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Write<'a> {
+    pub(crate) id: u64,
+    pub(crate) offset: u64,
+    pub(crate) data: &'a [u8],
+}
+
 /// Walks encoded operations.
 #[derive(Debug, Clone)]
 pub(crate) struct Ops<'a> {
@@ -308,18 +316,33 @@ impl<'a> Ops<'a> {
         Ops { rest: bytes }
     }
 
+    /// The next operation, if it is a write. The way of most commits.
+    #[inline]
+    pub(crate) fn next_write(&mut self) -> Result<Option<Write<'a>>, Malformed> {
+        match self.rest.split_first() {
+            Some((&WRITE, rest)) => {
+                self.rest = rest;
+                let (id, offset) = (self.varint()?, self.varint()?);
+                Ok(Some(Write { id, offset, data: self.bytes()? }))
+            }
+            _ => Ok(None),
+        }
+    }
+
     fn byte(&mut self) -> Result<u8, Malformed> {
         let (&first, rest) = self.rest.split_first().ok_or(Malformed("operation cut short"))?;
         self.rest = rest;
         Ok(first)
     }
 
+    #[inline]
     fn varint(&mut self) -> Result<u64, Malformed> {
         let (value, used) = get_varint(self.rest).ok_or(Malformed("bad integer"))?;
         self.rest = &self.rest[used..];
         Ok(value)
     }
 
+    #[inline]
     fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let len = self.varint()?;
         if len > self.rest.len() as u64 {
@@ -412,7 +435,15 @@ pub(crate) fn put_varint(buf: &mut Vec<u8>, mut value: u64) {
 }
 
 /// The value and how many bytes it took; `None` if cut short, over 64 bits, or not in its shortest form.
+#[inline]
 pub(crate) fn get_varint(bytes: &[u8]) -> Option<(u64, usize)> {
+    if let Some(&first) = bytes.first().filter(|&&first| first < 0x80) {
+        return Some((u64::from(first), 1));
+    }
+    get_long_varint(bytes)
+}
+
+fn get_long_varint(bytes: &[u8]) -> Option<(u64, usize)> {
     let mut value = 0u64;
     for (i, &byte) in bytes.iter().enumerate().take(10) {
         let part = u64::from(byte & 0x7f);

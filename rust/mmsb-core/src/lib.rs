@@ -43,6 +43,7 @@ pub use diff::diff_ranges;
 pub use error::{Code, Detail, Error, Result};
 pub use fork::{at_fork_before, at_fork_child, at_fork_parent};
 pub use history::{LogEntry, LogIter};
+pub use log::FORMAT;
 pub use open::{Mode, Options, Recovery, Report};
 pub use reader::{Reader, ReaderSnapshot};
 pub use sequence::{Committed, Durability, How};

@@ -107,20 +107,22 @@ impl Head {
         self.mem.atomic(self.at + HEAD)
     }
 
+    /// The record of an epoch: its stamp, and its words.
     #[inline]
-    fn record(&self, epoch: u64) -> u64 {
-        self.at + RING + epoch % RECORDS * RECORD
+    fn record(&self, epoch: u64) -> (&AtomicU64, &[AtomicU64]) {
+        let at = self.at + RING + epoch % RECORDS * RECORD;
+        let (stamp, words) = self.mem.atomics(at, 1 + WORDS).split_at(1);
+        (&stamp[0], words)
     }
 
     /// Makes an epoch visible. Only one thread at a time publishes.
     #[inline]
     pub(crate) fn publish(&self, root: &Root) {
-        let record = self.record(root.epoch);
-        let stamp = self.mem.atomic(record);
+        let (stamp, words) = self.record(root.epoch);
         stamp.store(u64::MAX, Ordering::Relaxed);
         fence(Ordering::Release);
-        for (i, word) in root.words().into_iter().enumerate() {
-            self.mem.atomic(record + 8 + 8 * i as u64).store(word, Ordering::Relaxed);
+        for (to, word) in words.iter().zip(root.words()) {
+            to.store(word, Ordering::Relaxed);
         }
         stamp.store(root.epoch, Ordering::Release);
         self.epoch().store(root.epoch, Ordering::Release);
@@ -129,17 +131,12 @@ impl Head {
     /// The root of an epoch, if the ring still has it.
     #[inline]
     pub(crate) fn root(&self, epoch: u64) -> Option<Root> {
-        let record = self.record(epoch);
-        let stamp = self.mem.atomic(record);
+        let (stamp, words) = self.record(epoch);
         if stamp.load(Ordering::Acquire) != epoch {
             return None;
         }
-        let mut words = [0; WORDS];
-        for (i, word) in words.iter_mut().enumerate() {
-            *word = self.mem.atomic(record + 8 + 8 * i as u64).load(Ordering::Relaxed);
-        }
+        let words = std::array::from_fn(|i| words[i].load(Ordering::Relaxed));
         fence(Ordering::Acquire);
-        (stamp.load(Ordering::Relaxed) == epoch && words[0] == epoch)
-            .then(|| Root::from_words(words))
+        (stamp.load(Ordering::Relaxed) == epoch).then(|| Root::from_words(words))
     }
 }

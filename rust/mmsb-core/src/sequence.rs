@@ -30,7 +30,7 @@ use crate::{Code, Error, Result, page, trace};
 /// When a commit is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Durability {
-    /// Visible; a kill may lose it.
+    /// Visible; a kill may lose it. It is in the log before the next commit of any other durability.
     Memory,
     /// Handed to the operating system; survives the process.
     Os,
@@ -97,17 +97,6 @@ struct Pending {
     dead: Vec<Dead>,
 }
 
-/// A commit whose record waits in memory.
-struct Waiting {
-    epoch: u64,
-    time: u64,
-    flags: u8,
-    buf: Vec<u8>,
-}
-
-/// Records of `memory` commits enter the log at the latest when so many bytes wait.
-const WAITING_BYTES: usize = 1 << 20;
-
 /// What orders commits; whoever holds its lock is the writer.
 pub(crate) struct Sequencer {
     /// The newest sequenced state; published unless `pending` holds it.
@@ -117,8 +106,6 @@ pub(crate) struct Sequencer {
     pub(crate) log_in_memory: bool,
     pub(crate) reclaim: Reclaim,
     pending: VecDeque<Pending>,
-    waiting: Vec<Waiting>,
-    waiting_bytes: usize,
     failed: Option<Error>,
     taken: Vec<(u64, u64)>,
     dead: Vec<Dead>,
@@ -156,8 +143,6 @@ impl Sequencer {
             log_in_memory: false,
             reclaim: Reclaim::default(),
             pending: VecDeque::new(),
-            waiting: Vec::new(),
-            waiting_bytes: 0,
             failed: None,
             taken: Vec::new(),
             dead: Vec::new(),
@@ -179,45 +164,6 @@ impl Sequencer {
 
     pub(crate) fn fail(&mut self, cause: &Error) {
         self.failed.get_or_insert_with(|| cause.clone());
-    }
-
-    /// Puts the records of `memory` commits into the log.
-    pub(crate) fn flush(&mut self) -> Result<()> {
-        let Some(log) = &mut self.log else { return Ok(()) };
-        for waiting in &mut self.waiting {
-            log.append(waiting.epoch, waiting.time, waiting.flags, &mut waiting.buf)
-                .inspect_err(|e| trace::append_failed(waiting.epoch, &e.message))?;
-        }
-        self.waiting.clear();
-        self.waiting_bytes = 0;
-        Ok(())
-    }
-
-    /// Puts a sequenced commit into the log, at the durability it asks for.
-    #[inline]
-    fn append(&mut self, durability: Durability, root: &Root, batch: &mut Batch) -> Result<()> {
-        if self.log.is_none() {
-            return Ok(());
-        }
-        let (flags, buf) = batch.frame();
-        if durability == Durability::Memory && !self.log_in_memory {
-            self.waiting_bytes += buf.len();
-            self.waiting.push(Waiting {
-                epoch: root.epoch,
-                time: root.time,
-                flags,
-                buf: buf.clone(),
-            });
-            if self.waiting_bytes >= WAITING_BYTES { self.flush() } else { Ok(()) }
-        } else {
-            if !self.waiting.is_empty() {
-                self.flush()?;
-            }
-            match &mut self.log {
-                Some(log) => log.append(root.epoch, root.time, flags, buf),
-                None => Ok(()),
-            }
-        }
     }
 
     /// Pieces that an engine which goes away has made and not freed.
@@ -289,8 +235,11 @@ impl Core {
             self.wait_published(epoch)?;
             return Ok(Committed { epoch, changed: false });
         }
-        if let Err(error) = seq.append(durability, &root, batch) {
-            return Err(self.append_failed(&mut seq, root.epoch, error));
+        if let Some(log) = &mut seq.log {
+            let (flags, buf) = batch.frame();
+            if let Err(error) = log.append(root.epoch, root.time, flags, buf) {
+                return Err(self.append_failed(&mut seq, root.epoch, error));
+            }
         }
         let seq_ref = &mut *seq;
         self.log_bytes.store(seq_ref.log.as_ref().map_or(0, Log::bytes), Ordering::Relaxed);
@@ -372,7 +321,7 @@ impl Core {
     fn append_failed(&self, seq: &mut Sequencer, epoch: u64, error: Error) -> Error {
         let Sequencer { newest, taken, dead, .. } = seq;
         Edit::resume(&self.arena, newest, taken, dead).abort();
-        if seq.waiting.is_empty() && seq.log.as_ref().is_some_and(|log| log.usable().is_ok()) {
+        if seq.log.as_ref().is_some_and(|log| log.usable().is_ok()) {
             // The log says that nothing of the record is in it: the commit did not happen.
             return error;
         }
@@ -427,10 +376,6 @@ impl Core {
         let point = {
             let mut seq = lock(&self.sequencer);
             seq.usable()?;
-            if let Err(error) = seq.flush() {
-                seq.fail(&error);
-                return Err(error);
-            }
             match &mut seq.log {
                 Some(log) => log.sync_point(),
                 None => return Err(Error::new(Code::Closed, "the bus is closed")),

@@ -71,7 +71,7 @@ mod _core {
         let events: Vec<_> = mmsb_core::EVENTS.iter().map(|&(name, ..)| name).collect();
         module.add("EVENTS", events)?;
         // Major and minor as log/segment.rs in the core writes them.
-        module.add("FORMAT", (1, 0))?;
+        module.add("FORMAT", mmsb_core::FORMAT)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -104,6 +104,15 @@ impl Mem {
         unsafe { std::ptr::write_bytes(self.at(offset, len), 0xdd, len as usize) }
     }
 
+    /// Words that are shared while they change.
+    #[inline]
+    pub(crate) fn atomics(&self, offset: u64, count: usize) -> &[AtomicU64] {
+        debug_assert_eq!(offset % 8, 0);
+        let first = self.at(offset, 8 * count as u64).cast::<AtomicU64>();
+        // SAFETY: inside the mapping and aligned; invariant 4: such words are only accessed as `AtomicU64`.
+        unsafe { std::slice::from_raw_parts(first, count) }
+    }
+
     /// A word that is shared while it changes.
     #[inline]
     pub(crate) fn atomic(&self, offset: u64) -> &AtomicU64 {

@@ -36,6 +36,9 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::vfs::{StoreLock, Vfs};
 
+/// The format that this build writes, as (major, minor); it reads the same major.
+pub const FORMAT: (u16, u16) = (segment::MAJOR, segment::MINOR);
+
 /// A place in the log. Everything before it is ordered before everything behind it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
