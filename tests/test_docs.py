@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import mmsb
@@ -89,3 +91,18 @@ def test_no_document_names_a_place_of_this_machine() -> None:
     for path in [*ROOT.glob("*.md"), *(ROOT / "python").rglob("*.py")]:
         found = re.findall(r"(?<![\w.])/(?:work|root|home/\w+)/\S*", path.read_text())
         assert not found, f"{path.name}: {found}"
+
+
+def test_the_pendulum_goes_on_where_it_was(tmp_path: Path) -> None:
+    script, store = ROOT / "examples" / "pendulum.py", tmp_path / "pendulum.mmsb"
+
+    def run(to: Path, steps: int) -> str:
+        command = [sys.executable, str(script), str(to), str(steps)]
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=60
+        ).stdout
+
+    run(store, 150)
+    said = run(store, 300)
+    assert said.startswith("step 300: angle ")
+    assert said == run(tmp_path / "at-once.mmsb", 300)

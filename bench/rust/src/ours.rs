@@ -34,6 +34,8 @@ impl Mmsb {
             }
             bus.commit(&mut batch, None, &HOW)?;
         }
+        // So that none starts by itself while others are measured.
+        bus.checkpoint()?;
         Ok(Mmsb { bus, batch: Mutex::new(batch) })
     }
 

@@ -19,42 +19,51 @@ struct Gathered {
     bytes: Weak<[u8]>,
 }
 
+/// A version of a page, and how many views show it.
+#[derive(Debug)]
+struct Counted {
+    page: u64,
+    epoch: u64,
+    views: u32,
+}
+
 /// Counted versions of pages over one block, and copies of scattered ones.
 #[derive(Debug, Default)]
 pub(crate) struct LargeViews {
-    counts: Mutex<BTreeMap<u64, Vec<(u64, u32)>>>,
+    /// Sorted by page and epoch. Few versions are shown at a time, and a vector that keeps its memory makes a view
+    /// cost no allocation.
+    counts: Mutex<Vec<Counted>>,
     copies: Mutex<BTreeMap<u64, Gathered>>,
+}
+
+fn place(counts: &[Counted], page: u64, epoch: u64) -> std::result::Result<usize, usize> {
+    counts.binary_search_by_key(&(page, epoch), |counted| (counted.page, counted.epoch))
 }
 
 impl LargeViews {
     fn retain(&self, page: u64, epoch: u64) {
         let mut counts = lock(&self.counts);
-        let versions = counts.entry(page).or_default();
-        match versions.iter_mut().find(|(version, _)| *version == epoch) {
-            Some((_, count)) => *count += 1,
-            None => versions.push((epoch, 1)),
+        match place(&counts, page, epoch) {
+            Ok(at) => counts[at].views += 1,
+            Err(at) => counts.insert(at, Counted { page, epoch, views: 1 }),
         }
     }
 
     fn release(&self, page: u64, epoch: u64) {
         let mut counts = lock(&self.counts);
-        let Some(versions) = counts.get_mut(&page) else { return };
-        if let Some(i) = versions.iter().position(|&(version, _)| version == epoch) {
-            versions[i].1 -= 1;
-            if versions[i].1 == 0 {
-                versions.swap_remove(i);
+        if let Ok(at) = place(&counts, page, epoch) {
+            counts[at].views -= 1;
+            if counts[at].views == 0 {
+                counts.remove(at);
             }
-        }
-        if versions.is_empty() {
-            counts.remove(&page);
         }
     }
 
     /// Whether a view shows a version of the page made in `born..died`.
     pub(crate) fn holds(&self, page: u64, born: u64, died: u64) -> bool {
-        lock(&self.counts).get(&page).is_some_and(|versions| {
-            versions.iter().any(|&(epoch, _)| born <= epoch && epoch < died)
-        })
+        let counts = lock(&self.counts);
+        let at = place(&counts, page, born).unwrap_or_else(|at| at);
+        counts.get(at).is_some_and(|next| next.page == page && next.epoch < died)
     }
 
     fn copy(&self, core: &Core, page: u64, slot: &Slot) -> Arc<[u8]> {
