@@ -2,6 +2,9 @@
 //!
 //! Views and snapshots hold it by `Arc`, so bytes live as long as anybody shows them, also after `close`.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::OwnedFd;
