@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use crate::catalog::MAX_PAGE;
 use crate::core::{Core, lock};
 use crate::delta::Batch;
 use crate::history::{Base, LogIter, Replay, Store};
@@ -224,12 +223,17 @@ impl Bus {
         thread_local! {
             static SCRATCH: std::cell::RefCell<Batch> = std::cell::RefCell::new(Batch::new());
         }
-        SCRATCH.with_borrow_mut(|batch| {
+        let write = |batch: &mut Batch| {
             batch.clear();
             batch.write(page, offset, data);
             let done = self.run(batch, None, None, how);
             batch.shrink();
             done
+        };
+        SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
+            Ok(mut batch) => write(&mut batch),
+            // Whoever listens to the events of a write may write too.
+            Err(_) => write(&mut Batch::new()),
         })
     }
 
@@ -334,7 +338,6 @@ impl Bus {
             ("max_memory", alloc.limit()),
             ("old_version_bytes", seq.reclaim.held_bytes()),
             ("log_bytes", log),
-            ("max_page_bytes", MAX_PAGE),
         ])
     }
 

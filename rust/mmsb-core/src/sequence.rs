@@ -419,10 +419,13 @@ impl Core {
             error.detail.epoch = Some(head.epoch);
             Err(error)
         };
-        let mut made = Vec::new();
+        // Pages that this transaction creates have no base to compare with.
+        let mut made = std::collections::BTreeSet::new();
         for op in Ops::new(batch.ops()) {
             match op.map_err(|e| Error::new(Code::Internal, e.0))? {
-                Op::Create { id, .. } => made.push(id),
+                Op::Create { id, .. } => {
+                    made.insert(id);
+                }
                 Op::Write { id, offset, data } if !made.contains(&id) => {
                     let (Some(old), Some(new)) = (base.slot(id), slot_at(head, id)) else {
                         return conflict(id, &format!("page {id} was deleted"));

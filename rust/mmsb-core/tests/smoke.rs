@@ -55,3 +55,36 @@ fn commit_look_back_fork_restore_reopen() {
         bus.log(0, u64::MAX, true).unwrap().map(|c| c.unwrap().epoch()).collect();
     assert_eq!(epochs, [5, 4, 3, 2, 1]);
 }
+
+/// Writes to a bus whenever it hears of a commit to it.
+struct Echo(Bus, std::sync::atomic::AtomicBool);
+
+impl tracing::Subscriber for Echo {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn event(&self, _: &tracing::Event<'_>) {
+        if !self.1.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            self.0.write(1, 4, b"echo", &how()).unwrap();
+        }
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn a_listener_to_events_may_write() {
+    let bus = Bus::memory(&Options::default()).unwrap();
+    let mut batch = Batch::new();
+    batch.create(1, &NewPage { shape: &[100], ..page("a", 100) });
+    bus.commit(&mut batch, None, &how()).unwrap();
+    let echo = Echo(bus.clone(), false.into());
+    tracing::subscriber::with_default(echo, || bus.write(1, 0, b"call", &how())).unwrap();
+    assert_eq!(&bus.view(1).unwrap().bytes()[..8], b"callecho");
+    assert_eq!(bus.epoch(), 3);
+}
