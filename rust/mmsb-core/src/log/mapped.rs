@@ -13,7 +13,7 @@ use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::Thread;
+use std::thread::{JoinHandle, Thread};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
@@ -110,6 +110,7 @@ fn reservations_stay(file: &File) -> io::Result<bool> {
 pub(crate) struct Helper {
     shared: Arc<Shared>,
     thread: Thread,
+    handle: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -124,7 +125,15 @@ impl Helper {
         let theirs = shared.clone();
         let builder = std::thread::Builder::new().name("mmsb-log-ahead".into());
         let handle = builder.spawn(move || theirs.work())?;
-        Ok(Helper { shared, thread: handle.thread().clone() })
+        Ok(Helper { shared, thread: handle.thread().clone(), handle: Some(handle) })
+    }
+
+    /// Ends the thread and waits for it: then it has no file open any more.
+    pub(crate) fn finish(mut self) {
+        let handle = self.handle.take();
+        drop(self);
+        // The thread does not panic; if it did, it has let go of its files too.
+        let _ = handle.map(JoinHandle::join);
     }
 
     /// Makes `file` ready for stores into its first `len` bytes, in time.

@@ -383,7 +383,8 @@ impl Log {
         self.meta.write(self.durable, self.durable_epoch)
     }
 
-    /// Syncs, seals, and makes everything durable. The lock is held until the log is dropped.
+    /// Syncs, seals, and makes everything durable; no segment is open afterwards. The lock is held until the log is
+    /// dropped.
     pub fn close(&mut self) -> Result<()> {
         self.usable()?;
         self.settle()?;
@@ -397,6 +398,9 @@ impl Log {
             point.sync()?;
             self.synced(&point);
             self.behind.clear();
+        }
+        if let Some(helper) = self.helper.take() {
+            helper.finish();
         }
         if self.meta.now.durable != self.durable {
             self.write_meta()?;
