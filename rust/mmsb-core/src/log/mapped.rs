@@ -111,6 +111,7 @@ pub(crate) struct Helper {
     shared: Arc<Shared>,
     thread: Thread,
     handle: Option<JoinHandle<()>>,
+    pid: u32,
 }
 
 #[derive(Debug, Default)]
@@ -125,7 +126,8 @@ impl Helper {
         let theirs = shared.clone();
         let builder = std::thread::Builder::new().name("mmsb-log-ahead".into());
         let handle = builder.spawn(move || theirs.work())?;
-        Ok(Helper { shared, thread: handle.thread().clone(), handle: Some(handle) })
+        let (thread, pid) = (handle.thread().clone(), std::process::id());
+        Ok(Helper { shared, thread, handle: Some(handle), pid })
     }
 
     /// Ends the thread and waits for it: then it has no file open any more.
@@ -158,6 +160,11 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
+        if std::process::id() != self.pid {
+            // The thread did not come along; its handle must not be joined or detached here.
+            std::mem::forget(self.handle.take());
+            return;
+        }
         self.shared.stop.store(true, Ordering::Release);
         self.thread.unpark();
     }
