@@ -11,9 +11,10 @@ use std::sync::Arc;
 use crate::arena::BLOCK;
 use crate::catalog::{self, Desc, PageNames, TagNames};
 use crate::core::Core;
-use crate::delta::{NewPage, get_varint, put_shape, put_text, put_varint};
+use crate::delta::{NewPage, put_shape};
 use crate::edit::Edit;
 use crate::hash::{h64, h128};
+use crate::log::{put_text, put_varint, take_varint};
 use crate::root::Root;
 use crate::snapshot::Snapshot;
 use crate::table::{self, Slot};
@@ -141,9 +142,10 @@ fn fill(
     if let Some(error) = failed {
         return Err(error);
     }
-    for (name, epoch) in catalog::tags(mem, &root) {
-        put_text(&mut index, &name);
-        put_varint(&mut index, epoch);
+    let tags = catalog::tags(mem, &root);
+    for (name, epoch) in &tags {
+        put_text(&mut index, name);
+        put_varint(&mut index, *epoch);
     }
     out.align(8)?;
     let index_at = out.end();
@@ -157,10 +159,16 @@ fn fill(
     head.extend_from_slice(&[0, 0, u8::from(automatic), 0, 0, 0]);
     head.extend_from_slice(&[0; 16]);
     head.extend_from_slice(&uuid);
-    let tags = catalog::tags(mem, &root).len() as u64;
-    for word in
-        [root.epoch, root.time, root.next_id, root.pages, tags, index_at, index.len() as u64, size]
-    {
+    for word in [
+        root.epoch,
+        root.time,
+        root.next_id,
+        root.pages,
+        tags.len() as u64,
+        index_at,
+        index.len() as u64,
+        size,
+    ] {
         head.extend_from_slice(&word.to_le_bytes());
     }
     head.extend_from_slice(&h128(&index).to_le_bytes());
@@ -305,9 +313,7 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn varint(&mut self) -> Option<u64> {
-        let (value, used) = get_varint(self.rest)?;
-        self.rest = &self.rest[used..];
-        Some(value)
+        take_varint(&mut self.rest)
     }
 
     fn bytes(&mut self, len: u64) -> Option<&'a [u8]> {

@@ -3,12 +3,7 @@
 //! Integers are LEB128 varints, texts are length-prefixed UTF-8. FORMAT.md gives every byte. The decoder
 //! trusts nothing: it is fed with bytes of files.
 
-use crate::log::HEADROOM;
-
-/// Record flag: a source follows the time.
-pub(crate) const FLAG_SOURCE: u8 = 1 << 1;
-/// Record flag: commit metadata follow.
-pub(crate) const FLAG_META: u8 = 1 << 2;
+use crate::log::{HEADROOM, META, SOURCE, put_text, put_varint, take_varint};
 
 /// What a new page is.
 #[derive(Debug, Clone, Copy)]
@@ -188,11 +183,11 @@ impl Batch {
         let mut prefix = Vec::with_capacity(32);
         self.flags = 0;
         if let Some(source) = source {
-            self.flags |= FLAG_SOURCE;
+            self.flags |= SOURCE;
             put_text(&mut prefix, source);
         }
         if let Some(meta) = meta {
-            self.flags |= FLAG_META;
+            self.flags |= META;
             put_text(&mut prefix, meta);
         }
         self.buf.splice(HEADROOM..HEADROOM + self.prefix, prefix.iter().copied());
@@ -337,9 +332,7 @@ impl<'a> Ops<'a> {
 
     #[inline]
     fn varint(&mut self) -> Result<u64, Malformed> {
-        let (value, used) = get_varint(self.rest).ok_or(Malformed("bad integer"))?;
-        self.rest = &self.rest[used..];
-        Ok(value)
+        take_varint(&mut self.rest).ok_or(Malformed("bad integer"))
     }
 
     #[inline]
@@ -426,43 +419,6 @@ impl<'a> Iterator for Ops<'a> {
 /// NumPy's own limit.
 pub(crate) const MAX_NDIM: usize = 64;
 
-pub(crate) fn put_varint(buf: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        buf.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    buf.push(value as u8);
-}
-
-/// The value and how many bytes it took; `None` if cut short, over 64 bits, or not in its shortest form.
-#[inline]
-pub(crate) fn get_varint(bytes: &[u8]) -> Option<(u64, usize)> {
-    if let Some(&first) = bytes.first().filter(|&&first| first < 0x80) {
-        return Some((u64::from(first), 1));
-    }
-    get_long_varint(bytes)
-}
-
-fn get_long_varint(bytes: &[u8]) -> Option<(u64, usize)> {
-    let mut value = 0u64;
-    for (i, &byte) in bytes.iter().enumerate().take(10) {
-        let part = u64::from(byte & 0x7f);
-        if i == 9 && part > 1 {
-            return None;
-        }
-        value |= part << (7 * i);
-        if byte & 0x80 == 0 {
-            return (i == 0 || byte != 0).then_some((value, i + 1));
-        }
-    }
-    None
-}
-
-pub(crate) fn put_text(buf: &mut Vec<u8>, text: &str) {
-    put_varint(buf, text.len() as u64);
-    buf.extend_from_slice(text.as_bytes());
-}
-
 pub(crate) fn put_shape(buf: &mut Vec<u8>, shape: &[u64]) {
     put_varint(buf, shape.len() as u64);
     for &dim in shape {
@@ -523,9 +479,10 @@ mod tests {
         fn varints_round_trip(value: u64) {
             let mut buf = Vec::new();
             put_varint(&mut buf, value);
-            prop_assert_eq!(get_varint(&buf), Some((value, buf.len())));
+            let mut rest = buf.as_slice();
+            prop_assert_eq!((take_varint(&mut rest), rest.len()), (Some(value), 0));
             buf.pop();
-            prop_assert_eq!(get_varint(&buf), None);
+            prop_assert_eq!(take_varint(&mut buf.as_slice()), None);
         }
 
         #[test]

@@ -204,10 +204,6 @@ impl MetaSlots {
         }
         Ok(())
     }
-
-    pub(crate) fn fds(&self) -> impl Iterator<Item = i32> {
-        self.files.iter().filter_map(|file| file.raw_fd())
-    }
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ pub use cursor::{LogCursor, OwnedCommit, scan};
 pub use meta::{StoreMeta, read_meta};
 pub use reader::Commit;
 pub use record::{HEADROOM, META, SOURCE, put_text};
+pub(crate) use record::{put_varint, take_varint};
 pub use recover::{CheckpointMark, LogRecovery, OpenMode, open};
 pub use verify::{Walked, verify};
 pub use writer::{Log, SyncPoint};

@@ -152,7 +152,16 @@ pub(crate) fn varint(mut value: u64, out: &mut [u8; 10]) -> usize {
 }
 
 /// Takes a varint off the front. Longer than needed or over 64 bits is no varint.
+#[inline]
 pub(crate) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    if let [first @ 0..=0x7F, rest @ ..] = *bytes {
+        *bytes = rest;
+        return Some(u64::from(*first));
+    }
+    take_long_varint(bytes)
+}
+
+fn take_long_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for (i, &byte) in bytes.iter().enumerate().take(10) {
         let bits = u64::from(byte & 0x7F);
@@ -225,10 +234,16 @@ pub(crate) fn parse<'a>(
 
 /// Appends `len` and `text` the way a commit's payload carries its source and metadata.
 pub fn put_text(out: &mut Vec<u8>, text: &str) {
-    let mut number = [0u8; 10];
-    let n = varint(text.len() as u64, &mut number);
-    out.extend_from_slice(&number[..n]);
+    put_varint(out, text.len() as u64);
     out.extend_from_slice(text.as_bytes());
+}
+
+/// Appends a varint.
+#[inline]
+pub(crate) fn put_varint(out: &mut Vec<u8>, value: u64) {
+    let mut number = [0u8; 10];
+    let n = varint(value, &mut number);
+    out.extend_from_slice(&number[..n]);
 }
 
 pub(crate) fn too_long(len: usize) -> Option<Error> {

@@ -6,7 +6,6 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::mem;
-use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -28,7 +27,8 @@ pub struct Log {
     vfs: Arc<dyn Vfs>,
     dir: PathBuf,
     opts: LogOptions,
-    lock: Box<dyn StoreLock>,
+    /// Held as long as the log is.
+    _lock: Box<dyn StoreLock>,
     meta: MetaSlots,
     /// None until the first append after opening: an opening alone leaves no file behind.
     active: Option<Active>,
@@ -146,7 +146,7 @@ impl Log {
             vfs,
             dir: dir.to_path_buf(),
             opts,
-            lock,
+            _lock: lock,
             meta,
             active: None,
             behind: Vec::new(),
@@ -426,13 +426,6 @@ impl Log {
     /// What the store is.
     pub fn meta(&self) -> &StoreMeta {
         &self.meta.now
-    }
-
-    /// The descriptors that are open as long as the log is: of the lock and the meta slots.
-    ///
-    /// Segments come and go; [`give_up_descriptors`](crate::vfs::give_up_descriptors) covers all of them.
-    pub fn fds(&self) -> Vec<RawFd> {
-        self.lock.raw_fd().into_iter().chain(self.meta.fds()).collect()
     }
 
     /// For a forked child: lets go of what only the parent may end. The log is not usable afterwards.

@@ -60,7 +60,7 @@ pub fn give_up_descriptors() -> io::Result<()> {
 /// Makes each descriptor refer to `/dev/null`, which drops this process' hold on the files and locks behind them.
 ///
 /// The numbers stay taken, so a `File` that still owns one closes nothing of anybody else later.
-pub fn replace_with_null(fds: &[RawFd]) -> io::Result<()> {
+fn replace_with_null(fds: &[RawFd]) -> io::Result<()> {
     if fds.is_empty() {
         return Ok(());
     }

@@ -9,7 +9,7 @@ mod ram;
 #[cfg(test)]
 pub(crate) mod sim;
 
-pub use fd::{give_up_descriptors, replace_with_null};
+pub use fd::give_up_descriptors;
 pub use os::OsVfs;
 pub use ram::RamVfs;
 
