@@ -16,7 +16,7 @@ BENCH_TARGET := target/bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-rust test-python check-rust lint bench bench-rust clean
+.PHONY: help demo test test-rust test-python check-rust lint bench bench-rust clean kills memory
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -52,6 +52,20 @@ bench: $(VENV)/.bench bench-rust  ## floors and peers beside MMSB, one table of 
 bench-rust:  ## build the Rust side of the benchmarks
 	@scripts/need $(PYTHON)
 	cargo build $(LOCKED) --release --manifest-path bench/rust/Cargo.toml --target-dir $(BENCH_TARGET)
+
+# Proof: each target prints what it tried and keeps its line for RELIABILITY.md. SEED= and, where a target says so,
+# CASES= and SECONDS= give other numbers.
+SEED ?= 1
+PROOF := cargo run $(LOCKED) --quiet --profile proof --package mmsb-proof --
+NUMBERS = --seed $(SEED) $(if $(CASES),--cases $(CASES)) $(if $(SECONDS),--seconds $(SECONDS))
+
+kills:  ## processes killed at random moments (CASES=1000)
+	$(PROOF) kills $(NUMBERS)
+
+memory:  ## memory refused, counted and given back: allocation failure, zero allocations, leaks
+	scripts/memory
+
+# End of the proof.
 
 clean:  ## remove what make built
 	rm -rf target $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -26,8 +26,12 @@ settings.register_profile(
     suppress_health_check=_CALM,
     print_blob=True,
 )
+# The state machines of `make stateful` and of STATEFUL=deep.
 settings.register_profile(
-    "deep", settings.get_profile("ci"), max_examples=3000, stateful_step_count=80
+    "stateful", settings.get_profile("ci"), max_examples=500, stateful_step_count=100
+)
+settings.register_profile(
+    "deep", settings.get_profile("ci"), max_examples=5000, stateful_step_count=500
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
@@ -46,6 +50,12 @@ def pytest_runtest_makereport(
     return report
 
 
+def pytest_collection_finish() -> None:
+    """Take what importing has made out of the collector's sight: then collecting costs little."""
+    gc.collect()
+    gc.freeze()
+
+
 def open_files() -> dict[int, str]:
     """The descriptors of this process and what they stand for."""
     found = {}
@@ -57,23 +67,41 @@ def open_files() -> dict[int, str]:
     return found
 
 
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""  # the thread has ended
+
+
+def held() -> set[str]:
+    """What this process holds of the system: descriptors (memfds too), threads, child processes."""
+    found = {f"descriptor {fd} -> {to}" for fd, to in open_files().items()}
+    for thread in os.listdir("/proc/self/task"):
+        found.add(f"thread {thread}")
+        found.update(f"child {pid}" for pid in _read(f"/proc/self/task/{thread}/children").split())
+    return found
+
+
 @pytest.fixture(autouse=True)
 def no_leak(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test that passes leaves no descriptor behind."""
-    gc.collect()
-    before = open_files()
+    """A test that passes leaves no descriptor, thread, child or unfinished file behind."""
+    before = held()
     yield
     if not request.node.stash.get(_PASSED, False):
         return
+    folder = request.node.funcargs.get("tmp_path")
     request.node.funcargs.clear()  # pytest would hold the fixtures a little longer
     until = time.monotonic() + 2
     while True:
         gc.collect()
-        left = {fd: to for fd, to in open_files().items() if before.get(fd) != to}
+        left = held() - before
         if not left or time.monotonic() > until:
             break
         time.sleep(0.02)  # a helper thread of the bus may still be closing its file
-    assert not left, f"descriptors left open: {left}"
+    assert not left, f"left behind: {sorted(left)}"
+    unfinished = sorted(folder.rglob(".tmp-*")) if folder else []
+    assert not unfinished, f"files left unfinished: {unfinished}"
 
 
 @pytest.fixture(params=["memory", "directory"])

@@ -1,21 +1,27 @@
-"""The child that `test_crash.py` kills: commits whose content follows from their epoch alone.
+"""The processes that `kills.py` kills: commits whose content follows from their epoch alone.
 
-Run as `crash_child.py STORE DURABILITY`, it opens or makes the store and commits until it is
-killed, writing each acknowledged epoch to standard output as eight bytes.
+`crash_child.py host STORE DURABILITY CHECKPOINTS SEGMENT_BYTES` opens or makes the store and
+commits until it is killed, writing each acknowledged epoch to standard output as eight bytes.
+`crash_child.py reader STORE` looks at the store again and again until its standard input ends, and
+says how often it did.
 """
 
 from __future__ import annotations
 
 import os
+import random
+import select
 import struct
 import sys
+import threading
+import time
 from typing import Any
 
 import mmsb
 import numpy as np
+from mmsb import _core
 
 RING, BLOB = 64, 50_000
-CHECKPOINT_EVERY = 97
 
 
 class Expected:
@@ -23,7 +29,6 @@ class Expected:
 
     def __init__(self) -> None:
         self.epoch = 0
-        self.pages: dict[str, bytes] = {}
         self.ring = [0] * RING
         self.blob = bytearray(BLOB)
         self.rows: list[int] = []
@@ -53,18 +58,34 @@ class Expected:
             **self.extra,
         }
 
+    def at(self, epoch: int) -> dict[str, bytes]:
+        """Go to this epoch, which must not lie in the past, and give its state."""
+        while self.epoch < epoch:
+            self.advance()
+        assert self.epoch == epoch
+        return self.state()
 
-def first(tx: Any) -> None:
-    """Epoch 1."""
-    tx.create_page("ring", shape=RING, dtype="<i8")
-    tx.create_page("blob", size=BLOB)
-    tx.create_page("rows", shape=0, dtype="<i8")
+
+def compare(bus: Any, epoch: int, state: dict[str, bytes]) -> None:
+    """The bus shows this state at this epoch."""
+    with bus.snapshot(epoch) as snap:
+        seen = {name: a.tobytes() for name, a in snap.items()}
+        assert seen == state, f"epoch {epoch} has other bytes: {differing(seen, state)}"
+
+
+def differing(seen: dict[str, bytes], state: dict[str, bytes]) -> list[str]:
+    """The pages that differ."""
+    names = sorted(seen.keys() | state.keys())
+    return [name for name in names if seen.get(name) != state.get(name)]
 
 
 def step(tx: Any, e: int) -> None:
     """What makes epoch e out of the one before."""
     if e == 1:
-        return first(tx)
+        tx.create_page("ring", shape=RING, dtype="<i8")
+        tx.create_page("blob", size=BLOB)
+        tx.create_page("rows", shape=0, dtype="<i8")
+        return
     tx["ring"][e % RING] = e * 2654435761 % 2**62
     at = e * 7919 % (BLOB - 1500)
     tx.write("blob", np.s_[at : at + 1500], e % 256)
@@ -74,21 +95,56 @@ def step(tx: Any, e: int) -> None:
         tx.create_page(f"page {e}", data=[e], dtype="<i8")
         if f"page {e - 55}" in tx:
             tx.delete(f"page {e - 55}")
-    return None
 
 
-def main(store: str, durability: str) -> None:
+def commit(bus: Any) -> int:
+    """Make the next epoch."""
+    e = bus.epoch + 1
+    with bus.transaction(source="child", meta={"e": e}) as tx:
+        step(tx, e)
+    assert tx.epoch == e
+    return int(e)
+
+
+def host(store: str, durability: str, checkpoints: str, segment_bytes: str) -> None:
     """Commit until killed; the parent reads what was acknowledged."""
-    with mmsb.open(store, mode="a", durability=durability) as bus:
-        while True:
-            e = bus.epoch + 1
-            with bus.transaction(source="child", meta={"e": e}) as tx:
-                step(tx, e)
-            assert tx.epoch == e
-            os.write(1, struct.pack("<Q", e))
-            if e % CHECKPOINT_EVERY == 0:
+    core = _core.Core.open(store, "a", durability, segment_bytes=int(segment_bytes) or None)
+    with mmsb.Bus._of(core) as bus:
+
+        def checkpoint() -> None:
+            while True:
                 bus.checkpoint()
+                time.sleep(random.random() * 0.01)
+
+        if checkpoints == "yes":
+            threading.Thread(target=checkpoint, daemon=True).start()
+        while True:
+            os.write(1, struct.pack("<Q", commit(bus)))
+
+
+def reader(store: str) -> None:
+    """Look until standard input ends: what is there is a whole epoch, now and in the past."""
+    expected, looks = Expected(), 0
+    while not select.select([0], [], [], 0.002)[0]:
+        try:
+            bus = mmsb.open(store)
+        except mmsb.BusNotFoundError:
+            continue
+        with bus:
+            now = bus.epoch
+            if now < expected.epoch:  # durability "memory": a kill may lose commits
+                expected = Expected()
+            state = expected.at(now)
+            newest = bus.snapshot()
+            compare(bus, now, state)
+            past = random.randint(0, now)
+            compare(bus, past, Expected().at(past))
+            arrays = dict(newest.items())
+        assert {name: a.tobytes() for name, a in arrays.items()} == state, "a kept array changed"
+        newest.close()
+        looks += 1
+    print(looks)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    {"host": host, "reader": reader}[sys.argv[1]](*sys.argv[2:])

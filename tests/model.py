@@ -111,6 +111,11 @@ class Model:
         self.commits[epoch] = (source, dict(meta or {}))
         return epoch, True
 
+    def lose_after(self, epoch: int) -> None:
+        """Only the commits up to this epoch survived."""
+        del self.states[epoch - self.first + 1 :]
+        self.commits = {e: commit for e, commit in self.commits.items() if e <= epoch}
+
     def restored(self, epoch: int) -> State:
         """The draft of a restore: the pages of then, the tags and the id counter of now."""
         return State(dict(self.at(epoch).pages), dict(self.head.tags), self.head.next_id)

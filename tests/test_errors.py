@@ -17,6 +17,7 @@ import mmsb
 import numpy as np
 import pytest
 from conftest import Runner
+from fills import mounted
 from plain_reader import with_format
 
 ARGUMENT = (mmsb.ArgumentError, mmsb.ArgumentTypeError)
@@ -439,17 +440,8 @@ def test_a_locked_store_names_the_pid_that_holds_it(
             assert reader.epoch <= 2
 
 
-def mounted(path: Path, size: str) -> bool:
-    """Mount a small tmpfs, or say why not."""
-    path.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(path)],
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        print(f"no tmpfs here: {done.stderr.strip()}")
-    return done.returncode == 0
+def small_disk(path: Path, size: str) -> bool:
+    return mounted(path, "-t", "tmpfs", "-o", f"size={size}", "none")
 
 
 @pytest.fixture
@@ -468,7 +460,7 @@ def test_a_read_only_directory(mount_point: Path, tmp_path: Path) -> None:
         for place in [*path.rglob("*"), path]:
             place.chmod(0o555 if place.is_dir() else 0o444)
     else:  # permissions do not stop root
-        if not mounted(mount_point, "4m"):
+        if not small_disk(mount_point, "4m"):
             pytest.skip("root can write everywhere and no tmpfs can be mounted")
         path = mount_point / "s"
         with mmsb.create(path, durability="os") as bus:
@@ -544,7 +536,7 @@ def test_a_file_size_limit(store: Path, python: Runner, limit: int, durability: 
 
 @pytest.mark.parametrize("durability", ["memory", "os", "disk"])
 def test_a_full_disk(mount_point: Path, tmp_path: Path, python: Runner, durability: str) -> None:
-    if not mounted(mount_point, "3m"):
+    if not small_disk(mount_point, "3m"):
         pytest.skip("no tmpfs can be mounted here; RLIMIT_FSIZE stands for it above")
     path = mount_point / "s"
     done = python(FILL, path, 0, durability)

@@ -119,3 +119,48 @@ def test_a_handler_that_raises_or_uses_the_bus_breaks_no_commit(store: Path) -> 
         logger.removeHandler(handler)
         logger.setLevel(level)
     assert seen
+
+
+FORKS_BESIDE_EVENTS = """
+import logging, os, sys, threading
+import mmsb
+
+class Count(logging.Handler):
+    said = 0
+
+    def emit(self, record):
+        Count.said += 1
+
+sys.setswitchinterval(1e-6)
+logger = logging.getLogger("mmsb")
+logger.addHandler(Count())
+logger.setLevel(logging.DEBUG)
+done = threading.Event()
+
+def talk():
+    with mmsb.Bus() as bus:
+        bus.create_page("x", shape=4)
+        while not done.is_set():
+            bus.fork(bus.epoch).close()  # an event each
+
+threads = [threading.Thread(target=talk) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for _ in range(50):
+    pid = os.fork()
+    if pid == 0:
+        before = Count.said
+        with mmsb.Bus() as bus:
+            bus.fork(0).close()
+        os._exit(Count.said == before)
+    assert os.waitpid(pid, 0)[1] == 0, "no event reached the child's logger"
+done.set()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_forks_beside_threads_that_log_do_not_deadlock(python: Runner) -> None:
+    # The hooks of a fork once held the lock of the queue of events while they ran Python code:
+    # a thread that waited for it with the interpreter in its hands never let them go on.
+    python(FORKS_BESIDE_EVENTS)

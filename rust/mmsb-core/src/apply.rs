@@ -5,6 +5,7 @@
 use crate::catalog::{self, Desc, PageNames, TagNames};
 use crate::delta::{Malformed, NewPage, Op, Ops};
 use crate::edit::{DeadKind, Edit};
+use crate::museum::{Defect, planted};
 use crate::table::{self, Slot};
 use crate::{Code, Error, Result, names, page};
 
@@ -78,10 +79,10 @@ fn create(edit: &mut Edit<'_>, id: u64, new: &NewPage<'_>) -> Result<bool> {
     if let Some(name) = new.name {
         free_name(edit, id, name)?;
     }
-    if !edit.room_for(new.nbytes.min(catalog::MAX_PAGE)) {
+    let desc = catalog::put_desc(edit, new)?;
+    if !edit.room_for(new.nbytes) {
         return Err(crate::arena::out_of_space(new.nbytes, edit.limit()));
     }
-    let desc = catalog::put_desc(edit, new)?;
     let data = page::create(edit, new.nbytes)?;
     table::set(edit, id, Slot { data, len: new.nbytes, epoch: edit.epoch(), desc })?;
     if new.name.is_some() {
@@ -121,6 +122,9 @@ fn delete(edit: &mut Edit<'_>, id: u64) -> Result<bool> {
     table::remove(edit, id)?;
     edit.root.pages -= 1;
     edit.root.bytes -= slot.len;
+    if planted(Defect::IdGivenAgain) && id + 1 == edit.root.next_id {
+        edit.root.next_id = id;
+    }
     Ok(true)
 }
 

@@ -2,18 +2,20 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use crate::core::{Core, lock};
+use crate::core::Core;
 use crate::delta::Batch;
 use crate::history::{Base, LogIter, Replay, Store};
 use crate::keeper::{self, Keeper};
 use crate::log::{self, Log, Position};
+use crate::museum::{Defect, planted};
 use crate::open::{Mode, Options, Recovery, Report};
 use crate::sequence::{Build, Committed, Durability, How};
 use crate::snapshot::{Pin, Snapshot};
+use crate::sync::{Mutex, lock};
 use crate::table;
 use crate::view::View;
 use crate::{Code, Error, Result, apply, checkpoint, restore, trace};
@@ -281,6 +283,13 @@ impl Bus {
         self.0.checkpoint(false)
     }
 
+    /// What happens unasked when much was logged, done at once and by the caller; for tests.
+    #[doc(hidden)]
+    pub fn checkpoint_unasked(&self) -> Result<u64> {
+        self.writable()?;
+        self.0.checkpoint(true)
+    }
+
     fn checkpoint_in_background(&self) {
         let inner = Arc::downgrade(&self.0);
         let work = move || {
@@ -315,6 +324,14 @@ impl Bus {
                 Ok(bytes) => report.bytes += bytes,
                 Err(error) => report.problems.push(error),
             }
+        }
+        // What this process lacks says nothing about the store.
+        let lacks = |e: &Error| {
+            let no_descriptor = Some(rustix::io::Errno::MFILE.raw_os_error());
+            e.code == Code::OutOfSpace || e.detail.errno == no_descriptor
+        };
+        if let Some(at) = report.problems.iter().position(lacks) {
+            return Err(report.problems.swap_remove(at));
         }
         for e in &report.problems {
             let file = e.detail.file.as_deref().unwrap_or(&store.dir);
@@ -367,7 +384,9 @@ impl Inner {
         }
         trace::checkpoint_begin(epoch);
         let size = checkpoint::write(&*store.vfs, &store.dir, store.uuid, &at, automatic)?;
-        core.wait_durable(epoch)?;
+        if !planted(Defect::CheckpointBeforeLog) {
+            core.wait_durable(epoch)?;
+        }
         checkpoint::install(&*store.vfs, &store.dir, epoch)?;
         let mut seq = lock(&core.sequencer);
         let marked =
@@ -395,6 +414,8 @@ impl Inner {
         let mut seq = lock(&self.core.sequencer);
         let usable = seq.usable().is_ok();
         let Some(mut log) = seq.log.take() else { return Ok(()) };
+        // A fork may go on in the same arena.
+        self.core.arena.alloc().recharge(&mut seq.charged, 0);
         drop(seq);
         if self.in_memory {
             return published;

@@ -4,21 +4,25 @@
 //! name is complete. Everything in it is checksummed: the header by itself, the index by the header, each block by
 //! the index, and the state they make by its digest. FORMAT.md gives every byte.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::arena::BLOCK;
+use crate::arena::{BLOCK, is_denied};
 use crate::catalog::{self, Desc, PageNames, TagNames};
 use crate::core::Core;
 use crate::delta::{NewPage, put_shape};
 use crate::edit::Edit;
 use crate::hash::{h64, h128};
 use crate::log::{put_text, put_varint, take_varint};
+use crate::museum::{Defect, planted};
 use crate::root::Root;
 use crate::snapshot::Snapshot;
 use crate::table::{self, Slot};
-use crate::vfs::{OpenKind, Vfs, VfsFile, read_exact_at, write_all_at};
+use crate::vfs::{OpenKind, Vfs, VfsFile, read_exact_at, read_vec, write_all_at};
 use crate::{Code, Error, Result, blocks, names, page};
 
 const MAGIC: [u8; 16] = *b"\x89MMSB ckpt\r\n\x1a\n\0\xff";
@@ -36,7 +40,11 @@ pub(crate) fn dir(store: &Path) -> PathBuf {
 /// The epochs that have a checkpoint file, oldest first.
 pub(crate) fn list(vfs: &dyn Vfs, store: &Path) -> Result<Vec<u64>> {
     let dir = dir(store);
-    let names = vfs.list(&dir).map_err(|e| Error::storage(&dir, &e, "cannot list"))?;
+    let names = match vfs.list(&dir) {
+        // Tools that copy stores may leave an empty directory out.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        listed => listed.map_err(|e| Error::storage(&dir, &e, "cannot list"))?,
+    };
     let epoch = |name: &String| {
         let epoch = u64::from_str_radix(name.strip_suffix(EXTENSION)?, 16).ok()?;
         (file_name(epoch) == *name).then_some(epoch)
@@ -105,8 +113,11 @@ pub(crate) fn write(
         done => done,
     }
     .map_err(|e| fail(e, "cannot create"))?;
-    let written = fill(&*file, &temp, uuid, at, automatic)
-        .and_then(|size| file.sync().map(|()| size).map_err(|e| fail(e, "cannot sync")));
+    let written = fill(&*file, &temp, uuid, at, automatic).and_then(|size| {
+        if planted(Defect::RenamedBeforeSync) { Ok(()) } else { file.sync() }
+            .map(|()| size)
+            .map_err(|e| fail(e, "cannot sync"))
+    });
     written.inspect_err(|_| {
         // Nothing refers to the temporary file; what can't be removed now is removed by the next checkpoint.
         let _ = vfs.unlink(&temp);
@@ -142,7 +153,10 @@ fn fill(
     if let Some(error) = failed {
         return Err(error);
     }
-    let tags = catalog::tags(mem, &root);
+    let mut tags = catalog::tags(mem, &root);
+    if planted(Defect::TagsForgotten) {
+        tags.clear();
+    }
     for (name, epoch) in &tags {
         put_text(&mut index, name);
         put_varint(&mut index, *epoch);
@@ -220,6 +234,10 @@ pub(crate) fn is_automatic(vfs: &dyn Vfs, store: &Path, epoch: u64) -> Result<bo
     Ok(read.is_ok() && head[HEADER - 8..] == checksum && head[20] == 1)
 }
 
+fn no_memory(bytes: u64, path: &Path) -> Error {
+    Error::new(Code::OutOfSpace, format!("no memory for {bytes} bytes of {}", path.display()))
+}
+
 /// A checkpoint's header and index, checked.
 struct Reader<'a> {
     file: Arc<dyn VfsFile>,
@@ -239,31 +257,29 @@ impl<'a> Reader<'a> {
         Error::corruption(path, Some(offset), epoch, what)
     }
 
-    fn open(vfs: &dyn Vfs, path: &'a Path, uuid: [u8; 16]) -> Result<Reader<'a>> {
+    fn open(vfs: &dyn Vfs, path: &'a Path, epoch: u64, uuid: [u8; 16]) -> Result<Reader<'a>> {
         let fail = |e: io::Error| Error::storage(path, &e, "cannot read");
         let file = vfs.open(path, OpenKind::Read).map_err(fail)?;
         let size = file.size().map_err(fail)?;
         let mut head = vec![0; HEADER];
         if size < HEADER as u64 {
-            return Err(Reader::damage(path, 0, None, "the checkpoint is cut short"));
+            return Err(Reader::damage(path, 0, Some(epoch), "the checkpoint is cut short"));
         }
         read_exact_at(&*file, 0, &mut head).map_err(fail)?;
         let word =
             |at: usize| head[at..at + 8].iter().rev().fold(0u64, |all, &b| all << 8 | u64::from(b));
         let wide = |at: usize| u128::from(word(at)) | u128::from(word(at + 8)) << 64;
         if head[..16] != MAGIC || word(HEADER - 8) != h64(&head[..HEADER - 8]) {
-            return Err(Reader::damage(path, 0, None, "the checkpoint's header is damaged"));
+            let what = "the checkpoint's header is damaged";
+            return Err(Reader::damage(path, 0, Some(epoch), what));
         }
-        if word(16) as u16 > MAJOR || word(24) != 0 {
-            return Err(Error::new(
-                Code::FormatVersion,
-                format!("{} was written by a newer version of MMSB; use that one", path.display()),
-            ));
+        if word(16) as u16 != MAJOR || word(24) != 0 {
+            let what = format!("{} is of another version of MMSB; use that one", path.display());
+            let mut error = Error::new(Code::FormatVersion, what);
+            error.detail.file = Some(path.to_path_buf());
+            return Err(error);
         }
-        let epoch = word(56);
-        if head[40..56] != uuid
-            || file_name(epoch) != path.file_name().unwrap_or_default().to_string_lossy()
-        {
+        if head[40..56] != uuid || word(56) != epoch {
             return Err(Reader::damage(
                 path,
                 40,
@@ -281,8 +297,11 @@ impl<'a> Reader<'a> {
                 "the checkpoint's size is not what it says",
             ));
         }
-        let mut index = vec![0; index_len as usize];
-        read_exact_at(&*file, index_at, &mut index).map_err(fail)?;
+        if is_denied() {
+            return Err(no_memory(index_len, path));
+        }
+        let index = read_vec(&*file, index_at, index_len).map_err(fail)?;
+        let index = index.ok_or_else(|| no_memory(index_len, path))?;
         if h128(&index) != wide(120) {
             return Err(Reader::damage(
                 path,
@@ -332,6 +351,10 @@ impl<'a> Fields<'a> {
         Some(bytes.iter().rev().fold(0, |all, &b| all << 8 | u128::from(b)))
     }
 
+    fn tag(&mut self) -> Option<(&'a str, u64)> {
+        self.text().zip(self.varint())
+    }
+
     fn shape(&mut self) -> Option<Vec<u64>> {
         let ndim = self.varint().filter(|&n| n <= crate::delta::MAX_NDIM as u64)?;
         (0..ndim).map(|_| self.varint()).collect()
@@ -348,13 +371,17 @@ pub(crate) fn load(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
     let path = path(store, epoch);
-    let reader = Reader::open(vfs, &path, uuid)?;
+    let reader = Reader::open(vfs, &path, epoch, uuid)?;
     let base = Root { epoch: reader.epoch.saturating_sub(1), ..Root::empty() };
     let (mut taken, mut dead) = (Vec::new(), Vec::new());
     let mut edit = Edit::begin(&core.arena, &base, &mut taken, &mut dead);
     if let Err(error) = load_pages(&reader, &mut edit, progress) {
         edit.abort();
-        return Err(error);
+        return Err(match error.code {
+            // A page or a name that no commit can have made.
+            Code::Argument => Reader::damage(&path, reader.index_at, Some(epoch), &error.message),
+            _ => error,
+        });
     }
     let root =
         Root { epoch: reader.epoch, time: reader.time, next_id: reader.next_id, ..edit.root };
@@ -386,30 +413,54 @@ fn load_pages(
     };
     let mut fields = Fields { rest: &reader.index };
     let mut block = vec![0; BLOCK as usize];
+    let mut before = Order { id: 0, end: HEADER as u64 };
     for _ in 0..reader.pages {
-        let done = load_page(reader, edit, &mut fields, &mut block)?.ok_or_else(bad)?;
-        progress(done, reader.index_at);
+        load_page(reader, edit, &mut fields, &mut before, &mut block)?.ok_or_else(bad)?;
+        progress(before.end, reader.index_at);
     }
+    if reader.next_id <= before.id || reader.epoch == 0 && reader.pages + reader.tags > 0 {
+        return Err(bad());
+    }
+    let mut last = "";
     for _ in 0..reader.tags {
-        let (name, epoch) = fields.text().zip(fields.varint()).ok_or_else(bad)?;
+        let (name, epoch) = fields.tag().ok_or_else(bad)?;
+        catalog::check_name(name)?;
+        if name <= last || epoch > reader.epoch {
+            return Err(bad());
+        }
+        last = name;
         let record = catalog::put_tag(edit, name, epoch)?;
         edit.root.tags = names::insert(edit, edit.root.tags, record, &TagNames)?;
     }
     if fields.rest.is_empty() { Ok(()) } else { Err(bad()) }
 }
 
-/// Loads one page; `None` if its entry does not decode. Returns where its bytes end in the file.
+/// The page before: entries and bytes are in the order of the ids, each page once.
+struct Order {
+    id: u64,
+    end: u64,
+}
+
+/// Loads one page; `None` if its entry is not one that can stand here.
 fn load_page(
     reader: &Reader<'_>,
     edit: &mut Edit<'_>,
     fields: &mut Fields<'_>,
+    before: &mut Order,
     block: &mut [u8],
-) -> Result<Option<u64>> {
+) -> Result<Option<()>> {
     let Some(entry) = Entry::read(fields) else { return Ok(None) };
-    let inside = entry.at.checked_add(entry.nbytes).is_some_and(|end| end <= reader.index_at);
-    if !inside || entry.epoch > reader.epoch || entry.desc_epoch > reader.epoch {
+    let inside = entry.at.checked_add(entry.nbytes).filter(|&end| end <= reader.index_at);
+    let (Some(end), true) = (inside, entry.id > before.id && entry.at >= before.end) else {
+        return Ok(None);
+    };
+    let taken = entry.name.is_some_and(|name| {
+        catalog::find_page(edit.mem(), &edit.root, name).is_some()
+    });
+    if taken || entry.epoch > reader.epoch || entry.desc_epoch > reader.epoch {
         return Ok(None);
     }
+    *before = Order { id: entry.id, end };
     let new = NewPage {
         name: entry.name,
         dtype: entry.dtype,
@@ -451,7 +502,7 @@ fn load_page(
     }
     edit.root.pages += 1;
     edit.root.bytes += entry.nbytes;
-    Ok(Some(entry.at + entry.nbytes))
+    Ok(Some(()))
 }
 
 struct Entry<'a> {
@@ -489,7 +540,7 @@ impl<'a> Entry<'a> {
 /// Checks every byte of a checkpoint without keeping any. Returns its size.
 pub(crate) fn verify(vfs: &dyn Vfs, store: &Path, epoch: u64, uuid: [u8; 16]) -> Result<u64> {
     let path = path(store, epoch);
-    let reader = Reader::open(vfs, &path, uuid)?;
+    let reader = Reader::open(vfs, &path, epoch, uuid)?;
     let bad = || Reader::damage(&path, reader.index_at, Some(epoch), "the index does not decode");
     let mut fields = Fields { rest: &reader.index };
     let mut block = vec![0; BLOCK as usize];
@@ -516,6 +567,12 @@ pub(crate) fn verify(vfs: &dyn Vfs, store: &Path, epoch: u64, uuid: [u8; 16]) ->
         }
     }
     check_zero(&reader, next, reader.index_at)?;
+    for _ in 0..reader.tags {
+        fields.tag().ok_or_else(bad)?;
+    }
+    if !fields.rest.is_empty() {
+        return Err(bad());
+    }
     Ok(reader.index_at + reader.index.len() as u64)
 }
 

@@ -3,21 +3,25 @@
 //! Views and snapshots hold it by `Arc`, so bytes live as long as anybody shows them, also after `close`.
 
 #[cfg(test)]
+mod alloc_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::arena::{Arena, Backing, Mem, Slots};
 use crate::edit::Dead;
+use crate::group::Group;
 use crate::log::Log;
 use crate::reclaim::Reclaim;
 use crate::root::{HEAD_BYTES, Head, Root};
-use crate::sequence::{Group, Sequencer};
+use crate::sequence::Sequencer;
 use crate::snapshot::Snapshot;
+use crate::sync::{AtomicU64, Mutex, lock};
 use crate::view::LargeViews;
 use crate::{Code, Error, Result, catalog, fork, names, page, table};
 
@@ -31,8 +35,7 @@ pub(crate) struct Core {
     /// Pins of other processes, in memory that they map; a bus without readers has none.
     shared_pins: Option<Slots>,
     pub(crate) sequencer: Mutex<Sequencer>,
-    pub(crate) group: Mutex<Group>,
-    pub(crate) group_moved: Condvar,
+    pub(crate) group: Group,
     pub(crate) durable: AtomicU64,
     /// Bytes of the log, as of the last append.
     pub(crate) log_bytes: AtomicU64,
@@ -48,10 +51,6 @@ impl fmt::Debug for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Core").field("epoch", &self.epoch()).finish_non_exhaustive()
     }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Core {
@@ -73,15 +72,16 @@ impl Core {
         shared_pins: Option<Slots>,
         parent: Option<Snapshot>,
     ) -> Result<Arc<Core>> {
+        // First, so that a failure leaves no piece of the parent's arena taken.
+        let pins = Slots::new(Backing::Heap)?;
         let head_at = arena.alloc().take(HEAD_BYTES)?.offset;
         let core = Arc::new(Core {
             head: Head::create(arena.mem, head_at, &root),
             head_at,
-            pins: Slots::new(Backing::Heap)?,
+            pins,
             shared_pins,
             sequencer: Mutex::new(Sequencer::new(root)),
-            group: Mutex::new(Group::default()),
-            group_moved: Condvar::new(),
+            group: Group::default(),
             durable: AtomicU64::new(0),
             log_bytes: AtomicU64::new(0),
             views: LargeViews::default(),

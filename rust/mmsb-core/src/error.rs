@@ -135,7 +135,7 @@ impl Error {
         let full = [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT, rustix::io::Errno::FBIG]
             .iter()
             .any(|e| Some(e.raw_os_error()) == errno)
-            || source.kind() == io::ErrorKind::StorageFull;
+            || matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::OutOfMemory);
         let code = if full { Code::OutOfSpace } else { Code::Storage };
         let message = format!("{doing} {}: {source}", file.display());
         let detail = Detail { file: Some(file.to_path_buf()), errno, ..Detail::default() };

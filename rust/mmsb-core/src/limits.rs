@@ -5,10 +5,19 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, getrlimit};
 
-/// The smallest of physical memory, the cgroup's limit and RLIMIT_AS.
+/// The smallest of physical memory, the cgroup's limit, and half of what RLIMIT_AS leaves. Half, because an arena
+/// takes all its address space when it is made, and the log of a bus in memory may take as much again.
 pub(crate) fn available() -> u64 {
-    let address_space = getrlimit(Resource::As).current.unwrap_or(u64::MAX);
+    let left = |limit: u64| limit.saturating_sub(address_space()) / 2;
+    let address_space = getrlimit(Resource::As).current.map_or(u64::MAX, left);
     physical().min(address_space).min(cgroup())
+}
+
+/// What this process has taken.
+fn address_space() -> u64 {
+    let pages = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = pages.split(' ').next().and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    rustix::param::page_size() as u64 * pages
 }
 
 fn physical() -> u64 {

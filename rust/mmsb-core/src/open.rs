@@ -1,17 +1,18 @@
 //! How a bus comes to be: in memory, in a new directory, or out of one by recovery.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crate::arena::BLOCK;
 use crate::bus::{Bus, Inner};
-use crate::core::{Core, lock};
+use crate::core::Core;
 use crate::history::{BACKING, Store};
 use crate::keeper::Keeper;
 use crate::log::{self, Log, LogOptions, OpenMode, Position};
 use crate::sequence::Durability;
+use crate::sync::{Mutex, lock};
 use crate::vfs::{OsVfs, RamVfs, Vfs};
 use crate::{Code, Error, Result, checkpoint, history, trace};
 
@@ -166,9 +167,10 @@ impl Bus {
         let max_memory = max_memory(options)?;
         let dir = &absolute(dir)?;
         let durability = options.durability.unwrap_or(Durability::Disk);
+        // Memory first: a bus that could not be made leaves no store behind.
+        let core = Core::new(BACKING, max_memory, true)?;
         let log = Log::create(Arc::clone(&vfs), dir, log_options(options, durability))?;
         let store = Store { vfs, dir: dir.to_path_buf(), uuid: log.meta().uuid };
-        let core = Core::new(BACKING, max_memory, true)?;
         lock(&core.sequencer).log = Some(log);
         trace::create(dir, durability.as_str());
         Ok(Bus::assemble(core, store, Mode::ReadWrite, false, durability, max_memory, None))

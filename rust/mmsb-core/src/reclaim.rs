@@ -6,14 +6,19 @@
 //!
 //! Each piece that cannot go waits for the one obstacle that was found, so a pass costs what became free.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use crate::arena::size_class;
 use crate::core::Core;
 use crate::edit::{Dead, DeadKind};
+use crate::museum::{Defect, planted};
+use crate::sync::fence;
 
 /// A pass is made when this many pieces or bytes are waiting. Debug builds free at once and overwrite what they free,
 /// so that a piece which is still in use shows.
@@ -110,9 +115,11 @@ impl Reclaim {
                 continue;
             }
             let next = pins.partition_point(|&pin| pin < dead.born);
-            if let Some(&pin) = pins.get(next).filter(|&&pin| pin < dead.died) {
+            if let Some(&pin) =
+                pins.get(next).filter(|&&pin| pin < dead.died && !planted(Defect::PinIgnored))
+            {
                 self.held.entry(pin).or_default().push(dead);
-            } else if is_viewed(core, &dead) {
+            } else if is_viewed(core, &dead) && !planted(Defect::ViewNotCounted) {
                 self.viewed.push(dead);
             } else {
                 if cfg!(debug_assertions) {

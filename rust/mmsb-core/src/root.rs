@@ -4,9 +4,10 @@
 //! stamped with their epoch; the head names the newest. A commit fills its record, then stores the head: that one
 //! store publishes. A reader that finds another stamp than it pinned tries again.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::arena::{BLOCK, Mem};
+use crate::sync::{Word, fence, shared};
 
 /// Everything that an epoch's state hangs on. Offsets are into the arena; 0 is nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub(crate) struct Root {
 
 const MAGIC: u64 = u64::from_le_bytes(*b"MMSBhead");
 const VERSION: u64 = 1;
-const RECORDS: u64 = 256;
+const RECORDS: u64 = if cfg!(loom) { 4 } else { 256 };
 const RECORD: u64 = 128;
 const WORDS: usize = 9;
 const HEAD: u64 = 64;
@@ -103,40 +104,63 @@ impl Head {
 
     /// The newest published epoch.
     #[inline]
-    pub(crate) fn epoch(&self) -> &AtomicU64 {
+    pub(crate) fn epoch(&self) -> Word<'_> {
         self.mem.atomic(self.at + HEAD)
     }
 
-    /// The record of an epoch: its stamp, and its words.
+    /// The record of an epoch.
     #[inline]
-    fn record(&self, epoch: u64) -> (&AtomicU64, &[AtomicU64]) {
-        let at = self.at + RING + epoch % RECORDS * RECORD;
-        let (stamp, words) = self.mem.atomics(at, 1 + WORDS).split_at(1);
-        (&stamp[0], words)
+    fn record(&self, epoch: u64) -> Record<'_> {
+        Record::at(&self.mem, self.at + RING + epoch % RECORDS * RECORD, WORDS)
     }
 
     /// Makes an epoch visible. Only one thread at a time publishes.
     #[inline]
     pub(crate) fn publish(&self, root: &Root) {
-        let (stamp, words) = self.record(root.epoch);
-        stamp.store(u64::MAX, Ordering::Relaxed);
-        fence(Ordering::Release);
-        for (to, word) in words.iter().zip(root.words()) {
-            to.store(word, Ordering::Relaxed);
-        }
-        stamp.store(root.epoch, Ordering::Release);
+        self.record(root.epoch).fill(root.epoch, root.words());
         self.epoch().store(root.epoch, Ordering::Release);
     }
 
     /// The root of an epoch, if the ring still has it.
     #[inline]
     pub(crate) fn root(&self, epoch: u64) -> Option<Root> {
-        let (stamp, words) = self.record(epoch);
-        if stamp.load(Ordering::Acquire) != epoch {
+        self.record(epoch).read(epoch).map(Root::from_words)
+    }
+}
+
+/// One record of the ring: words that count only while the stamp before and after them is the epoch that is meant.
+#[derive(Debug)]
+pub(crate) struct Record<'a> {
+    stamp: &'a AtomicU64,
+    words: &'a [AtomicU64],
+}
+
+impl<'a> Record<'a> {
+    #[inline]
+    pub(crate) fn at(mem: &'a Mem, at: u64, words: usize) -> Record<'a> {
+        let (stamp, words) = mem.atomics(at, 1 + words).split_at(1);
+        Record { stamp: &stamp[0], words }
+    }
+
+    /// Puts in what an epoch hangs on. Only one thread at a time does so.
+    #[inline]
+    pub(crate) fn fill<const N: usize>(&self, epoch: u64, values: [u64; N]) {
+        shared(self.stamp).store(u64::MAX, Ordering::Relaxed);
+        fence(Ordering::Release);
+        for (word, value) in self.words.iter().zip(values) {
+            shared(word).store(value, Ordering::Relaxed);
+        }
+        shared(self.stamp).store(epoch, Ordering::Release);
+    }
+
+    /// What the epoch hangs on, if the record is its.
+    #[inline]
+    pub(crate) fn read<const N: usize>(&self, epoch: u64) -> Option<[u64; N]> {
+        if shared(self.stamp).load(Ordering::Acquire) != epoch {
             return None;
         }
-        let words = std::array::from_fn(|i| words[i].load(Ordering::Relaxed));
+        let values = std::array::from_fn(|i| shared(&self.words[i]).load(Ordering::Relaxed));
         fence(Ordering::Acquire);
-        (stamp.load(Ordering::Relaxed) == epoch).then(|| Root::from_words(words))
+        (shared(self.stamp).load(Ordering::Relaxed) == epoch).then_some(values)
     }
 }

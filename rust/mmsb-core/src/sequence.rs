@@ -18,13 +18,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::apply::{self, apply};
 use crate::catalog::{Desc, find_page};
-use crate::core::{Core, lock};
+use crate::core::Core;
 use crate::delta::{Batch, Check, Op, Ops};
 use crate::edit::{Dead, Edit};
 use crate::log::Log;
+use crate::museum::{Defect, planted};
 use crate::reclaim::Reclaim;
 use crate::root::Root;
 use crate::snapshot::Snapshot;
+use crate::sync::lock;
 use crate::{Code, Error, Result, page, trace};
 
 /// When a commit is acknowledged.
@@ -104,6 +106,8 @@ pub(crate) struct Sequencer {
     pub(crate) log: Option<Log>,
     /// The log is in memory and counts against `max_memory`.
     pub(crate) log_in_memory: bool,
+    /// What of it the arena was told.
+    pub(crate) charged: u64,
     pub(crate) reclaim: Reclaim,
     pending: VecDeque<Pending>,
     failed: Option<Error>,
@@ -115,12 +119,6 @@ impl fmt::Debug for Sequencer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sequencer").field("newest", &self.newest.epoch).finish_non_exhaustive()
     }
-}
-
-/// Who syncs for all.
-#[derive(Debug, Default)]
-pub(crate) struct Group {
-    leading: bool,
 }
 
 fn outcome_unknown(epoch: u64, cause: &Error) -> Error {
@@ -141,6 +139,7 @@ impl Sequencer {
             newest,
             log: None,
             log_in_memory: false,
+            charged: 0,
             reclaim: Reclaim::default(),
             pending: VecDeque::new(),
             failed: None,
@@ -180,6 +179,10 @@ impl Sequencer {
             }
             if let Some(mut next) = self.pending.pop_front() {
                 core.publish(&next.root, &mut next.dead, &mut self.reclaim);
+                // Its memory serves the next commit.
+                if self.dead.capacity() == 0 {
+                    self.dead = next.dead;
+                }
             }
         }
     }
@@ -220,6 +223,7 @@ impl Core {
         }
         if let Some(base) = base
             && base.epoch() != seq.newest.epoch
+            && !planted(Defect::ConflictMissed)
             && let Err(conflict) = self.validate(&seq.newest, base, batch)
         {
             let epoch = seq.newest.epoch;
@@ -235,7 +239,7 @@ impl Core {
             self.wait_published(epoch)?;
             return Ok(Committed { epoch, changed: false });
         }
-        if let Some(log) = &mut seq.log {
+        if let Some(log) = seq.log.as_mut().filter(|_| !planted(Defect::AppliedWithoutLog)) {
             let (flags, buf) = batch.frame();
             if let Err(error) = log.append(root.epoch, root.time, flags, buf) {
                 return Err(self.append_failed(&mut seq, root.epoch, error));
@@ -244,7 +248,8 @@ impl Core {
         let seq_ref = &mut *seq;
         self.log_bytes.store(seq_ref.log.as_ref().map_or(0, Log::bytes), Ordering::Relaxed);
         seq_ref.newest = root;
-        if durability != Durability::Disk && seq_ref.pending.is_empty() {
+        let at_once = durability != Durability::Disk || planted(Defect::AcknowledgedBeforeSync);
+        if at_once && seq_ref.pending.is_empty() {
             self.publish(&root, &mut seq_ref.dead, &mut seq_ref.reclaim);
             drop(seq);
         } else {
@@ -269,8 +274,9 @@ impl Core {
         loop {
             let seq = &mut *seq;
             let mut edit = Edit::begin(&self.arena, &seq.newest, &mut seq.taken, &mut seq.dead);
+            let more = if seq.log_in_memory { batch.bytes() as u64 } else { 0 };
             let done = edit
-                .charge(charge, if seq.log_in_memory { batch.bytes() as u64 } else { 0 })
+                .charge(&mut seq.charged, charge, more)
                 .and_then(|()| apply(&mut edit, batch.ops()));
             match done {
                 Ok(true) => {
@@ -286,6 +292,7 @@ impl Core {
                         false,
                     ));
                 }
+                Err(_) if planted(Defect::HalfCommitKept) => return Ok((edit.root, true)),
                 Err(error) => {
                     edit.abort();
                     if error.code != Code::OutOfSpace {
@@ -327,7 +334,6 @@ impl Core {
         }
         trace::append_failed(epoch, &error.message);
         seq.fail(&error);
-        self.group_moved.notify_all();
         outcome_unknown(epoch, &error)
     }
 
@@ -344,31 +350,9 @@ impl Core {
     }
 
     fn wait_until(&self, epoch: u64, done: impl Fn() -> bool) -> Result<()> {
-        if done() {
-            return Ok(());
-        }
-        let mut group = lock(&self.group);
-        loop {
-            if done() {
-                return Ok(());
-            }
-            if group.leading {
-                group =
-                    self.group_moved.wait(group).unwrap_or_else(std::sync::PoisonError::into_inner);
-                continue;
-            }
-            group.leading = true;
-            drop(group);
-            let led = self.lead_sync();
-            group = lock(&self.group);
-            group.leading = false;
-            self.group_moved.notify_all();
-            if let Err(cause) = led
-                && !done()
-            {
-                return Err(outcome_unknown(epoch, &cause));
-            }
-        }
+        self.group
+            .wait_until(done, || self.lead_sync())
+            .map_err(|cause| outcome_unknown(epoch, &cause))
     }
 
     /// Syncs what is in the log now and publishes what waited for it.
@@ -433,7 +417,7 @@ impl Core {
                     if old.len != new.len {
                         return conflict(id, &format!("page {id} was resized"));
                     }
-                    let stop = (offset + data.len() as u64).min(old.len);
+                    let stop = offset.saturating_add(data.len() as u64).min(old.len);
                     if !page::same_range(mem, &old, &new, offset, stop) {
                         return conflict(
                             id,
@@ -463,6 +447,7 @@ impl Core {
         }
         for check in &batch.checks {
             match check {
+                Check::Ids if planted(Defect::CreationNotValidated) => {}
                 Check::Ids if base.next_id() != head.next_id => {
                     return conflict(0, "other pages were created");
                 }
@@ -502,13 +487,22 @@ impl Core {
         if seq.reclaim.is_due() {
             seq.reclaim.pass(self, false);
         }
-        let mut edit = Edit::begin(&self.arena, &seq.newest, &mut seq.taken, &mut seq.dead);
-        if let Err(error) = apply::apply(&mut edit, ops) {
-            edit.abort();
-            return Err(error);
-        }
-        let root = Root { time, ..edit.root };
-        drop(edit);
+        let mut retried = false;
+        let root = loop {
+            let mut edit = Edit::begin(&self.arena, &seq.newest, &mut seq.taken, &mut seq.dead);
+            match apply::apply(&mut edit, ops) {
+                Ok(_) => break Root { time, ..edit.root },
+                Err(error) => {
+                    edit.abort();
+                    if retried || error.code != Code::OutOfSpace {
+                        return Err(error);
+                    }
+                }
+            }
+            // As in `build_state`: what fitted when it was committed fits again.
+            retried = true;
+            seq.reclaim.pass(self, true);
+        };
         seq.newest = root;
         self.publish(&root, &mut seq.dead, &mut seq.reclaim);
         Ok(())

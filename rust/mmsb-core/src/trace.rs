@@ -103,7 +103,7 @@ events! {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::cell::Cell;
     use std::fmt::{Debug, Write};
@@ -146,7 +146,7 @@ mod tests {
         fn exit(&self, _: &Id) {}
     }
 
-    fn captured(level: Level, emit: impl FnOnce()) -> Vec<String> {
+    pub(crate) fn captured(level: Level, emit: impl FnOnce()) -> Vec<String> {
         let lines = Lines::default();
         tracing::subscriber::with_default(Capture(level, lines.clone()), emit);
         lines.lock().map(|l| l.clone()).unwrap_or_default()

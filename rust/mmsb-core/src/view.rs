@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
-use crate::core::{Core, lock};
+use crate::arena::is_denied;
+use crate::core::Core;
 use crate::page;
+use crate::sync::{Mutex, lock};
 use crate::table::Slot;
 use crate::{Code, Error, Result};
 
@@ -16,7 +18,7 @@ use crate::{Code, Error, Result};
 #[derive(Debug)]
 struct Gathered {
     epoch: u64,
-    bytes: Weak<[u8]>,
+    bytes: Weak<Vec<u8>>,
 }
 
 /// A version of a page, and how many views show it.
@@ -34,6 +36,19 @@ pub(crate) struct LargeViews {
     /// cost no allocation.
     counts: Mutex<Vec<Counted>>,
     copies: Mutex<BTreeMap<u64, Gathered>>,
+}
+
+/// A copy of bytes that are not adjacent. A vector, so that its memory goes with the last view of it and not with the
+/// last weak reference.
+fn gather(core: &Core, slot: &Slot, start: u64, stop: u64) -> Result<Arc<Vec<u8>>> {
+    let (len, mut copy) = ((stop - start) as usize, Vec::new());
+    if is_denied() || copy.try_reserve_exact(len).is_err() {
+        let what =
+            format!("no memory to gather {len} bytes that are not adjacent; view less at a time");
+        return Err(Error::new(Code::OutOfSpace, what));
+    }
+    page::parts(core.mem(), slot, start, stop, &mut |_, bytes| copy.extend_from_slice(bytes));
+    Ok(Arc::new(copy))
 }
 
 fn place(counts: &[Counted], page: u64, epoch: u64) -> std::result::Result<usize, usize> {
@@ -66,20 +81,18 @@ impl LargeViews {
         counts.get(at).is_some_and(|next| next.page == page && next.epoch < died)
     }
 
-    fn copy(&self, core: &Core, page: u64, slot: &Slot) -> Arc<[u8]> {
+    fn copy(&self, core: &Core, page: u64, slot: &Slot) -> Result<Arc<Vec<u8>>> {
         let mut copies = lock(&self.copies);
         if let Some(last) = copies.get(&page)
             && last.epoch == slot.epoch
             && let Some(copy) = last.bytes.upgrade()
         {
-            return copy;
+            return Ok(copy);
         }
-        let mut copy = vec![0; slot.len as usize];
-        page::read(core.mem(), slot, 0, &mut copy);
-        let copy: Arc<[u8]> = copy.into();
+        let copy = gather(core, slot, 0, slot.len)?;
         copies.retain(|_, last| last.bytes.strong_count() > 0);
         copies.insert(page, Gathered { epoch: slot.epoch, bytes: Arc::downgrade(&copy) });
-        copy
+        Ok(copy)
     }
 }
 
@@ -87,7 +100,7 @@ enum Hold {
     Nothing,
     Frame { core: Arc<Core>, frame: u64 },
     Version { core: Arc<Core>, page: u64, epoch: u64 },
-    Copy { _bytes: Arc<[u8]> },
+    Copy { _bytes: Arc<Vec<u8>> },
 }
 
 /// Read-only bytes of one page version.
@@ -152,13 +165,11 @@ impl View {
                 Ok(View { at: mem.ptr(at, stop - start), len, epoch, hold })
             }
             None if len as u64 == slot.len => {
-                let copy = core.views.copy(core, page, slot);
+                let copy = core.views.copy(core, page, slot)?;
                 Ok(View { at: copy.as_ptr(), len, epoch, hold: Hold::Copy { _bytes: copy } })
             }
             None => {
-                let mut part = vec![0; len];
-                page::read(mem, slot, start, &mut part);
-                let part: Arc<[u8]> = part.into();
+                let part = gather(core, slot, start, stop)?;
                 Ok(View { at: part.as_ptr(), len, epoch, hold: Hold::Copy { _bytes: part } })
             }
         }

@@ -1,6 +1,8 @@
 //! What is left of a store after an unclean end, and what damage looks like.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -67,6 +69,7 @@ fn expected(commits: u8) -> Vec<u8> {
 
 #[test]
 fn a_torn_tail_is_no_damage_and_is_kept_aside() {
+    let _watch = common::watch();
     let tmp = tempfile::tempdir().unwrap();
     killed(tmp.path(), 9);
     let dir = tmp.path().join("bus");
@@ -101,6 +104,7 @@ fn a_torn_tail_is_no_damage_and_is_kept_aside() {
 
 #[test]
 fn damage_in_a_checkpoint_falls_back_to_the_log_and_is_told() {
+    let _watch = common::watch();
     let tmp = tempfile::tempdir().unwrap();
     let dir = tmp.path().join("bus");
     let bus = Bus::create(&dir, &Options::default()).unwrap();

@@ -2,6 +2,8 @@
 //! host commits at full speed.
 #![allow(clippy::unwrap_used, unsafe_code)]
 
+mod common;
+
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 
@@ -64,6 +66,7 @@ fn reader_child() {
 
 #[test]
 fn another_process_reads_consistent_snapshots() {
+    let _watch = common::watch();
     let bus = Bus::memory(&Options { max_memory: Some(1 << 30), ..Options::default() }).unwrap();
     let how = How { wait: true, ..How::default() };
     let mut batch = Batch::new();

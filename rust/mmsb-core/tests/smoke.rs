@@ -1,6 +1,8 @@
 //! The main job in a few lines: commit, look back, fork, restore, close, open.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use mmsb_core::{Batch, Bus, Code, How, Mode, NewPage, Options};
 
 fn page(name: &str, nbytes: u64) -> NewPage<'_> {
@@ -13,6 +15,7 @@ fn how() -> How<'static> {
 
 #[test]
 fn commit_look_back_fork_restore_reopen() {
+    let _watch = common::watch();
     let tmp = tempfile::tempdir().unwrap();
     let dir = tmp.path().join("bus");
     let bus = Bus::create(&dir, &Options::default()).unwrap();
@@ -79,6 +82,7 @@ impl tracing::Subscriber for Echo {
 
 #[test]
 fn a_listener_to_events_may_write() {
+    let _watch = common::watch();
     let bus = Bus::memory(&Options::default()).unwrap();
     let mut batch = Batch::new();
     batch.create(1, &NewPage { shape: &[100], ..page("a", 100) });

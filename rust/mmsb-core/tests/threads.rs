@@ -1,18 +1,26 @@
 //! Many threads commit and read at once: nothing is lost, no reader sees half a commit, kept bytes stay.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use mmsb_core::{Batch, Bus, Code, Durability, How, Mode, NewPage, Options};
 
-const WRITERS: u64 = 4;
-const ROUNDS: u64 = 400;
+const WRITERS: u64 = if cfg!(miri) { 2 } else { 4 };
+const ROUNDS: u64 = if cfg!(miri) { 6 } else { 400 };
 /// Of each page: one block, and many.
 const SIZES: [u64; 2] = [4096, 100_000];
 
 fn how(durability: Durability) -> How<'static> {
     How { wait: true, durability: Some(durability), ..How::default() }
+}
+
+/// Miri touches every byte that is reserved.
+fn in_ram() -> Bus {
+    let max_memory = cfg!(miri).then_some(16 << 20);
+    Bus::memory(&Options { max_memory, ..Options::default() }).unwrap()
 }
 
 fn create(bus: &Bus) {
@@ -115,11 +123,14 @@ fn hammer(bus: &Bus, durability_of: impl Fn(u64) -> Durability + Sync) {
 
 #[test]
 fn in_memory() {
-    hammer(&Bus::memory(&Options::default()).unwrap(), |_| Durability::Memory);
+    let _watch = common::watch();
+    hammer(&in_ram(), |_| Durability::Memory);
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "files")]
 fn in_a_directory_with_mixed_durability() {
+    let _watch = common::watch();
     let tmp = tempfile::tempdir().unwrap();
     let dir = tmp.path().join("bus");
     let options = Options { segment_bytes: Some(64 << 10), ..Options::default() };
@@ -142,7 +153,8 @@ fn in_a_directory_with_mixed_durability() {
 
 #[test]
 fn a_call_that_must_not_wait_changes_nothing() {
-    let bus = Bus::memory(&Options::default()).unwrap();
+    let _watch = common::watch();
+    let bus = in_ram();
     create(&bus);
     let (entered, leave) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
     thread::scope(|scope| {

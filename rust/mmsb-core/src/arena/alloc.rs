@@ -4,8 +4,9 @@
 //! are frames or runs of adjacent frames. A bitmap is the truth about free frames; the stacks are hints that make
 //! the most recently freed memory the first to be used again, because a first touch costs microseconds.
 
-use super::out_of_space;
+use super::{is_denied, out_of_space};
 use crate::Result;
+use crate::museum::{Defect, planted};
 
 /// Bytes of a block and of a frame.
 pub(crate) const BLOCK: u64 = 16 << 10;
@@ -108,20 +109,32 @@ impl Alloc {
         self.limit
     }
 
+    /// Small pieces and frames that are in use, to the last one; `used` has slabs whole.
+    #[cfg(test)]
+    pub(crate) fn pieces(&self) -> (u64, u64) {
+        let small = self.slab_used.iter().map(|&used| u64::from(used)).sum();
+        (small, self.used / BLOCK - SLAB_FRAMES * self.slabs.len() as u64)
+    }
+
     /// Whether `bytes` more would be within the limit.
     pub(crate) fn room_for(&self, bytes: u64) -> bool {
         self.used().checked_add(bytes).is_some_and(|all| all <= self.limit)
     }
 
-    /// Sets what memory outside the arena (the in-memory log) counts against the limit.
-    pub(crate) fn set_charged(&mut self, bytes: u64) {
-        self.charged = bytes;
+    /// Counts memory outside the arena (the in-memory log of each bus that shares it) against the limit: who charged
+    /// `was` charges `now`.
+    pub(crate) fn recharge(&mut self, was: &mut u64, now: u64) {
+        self.charged = self.charged - *was + now;
+        *was = now;
     }
 
     /// A piece of at least `len` bytes: on a 16-byte boundary, on a 64-byte one if its size allows, and page-aligned
     /// from one block on.
     #[inline]
     pub(crate) fn take(&mut self, len: u64) -> Result<Piece> {
+        if is_denied() {
+            return Err(out_of_space(len, self.limit));
+        }
         let Some(class) = class_of(len) else {
             return self.take_frames(len.div_ceil(BLOCK));
         };
@@ -225,7 +238,9 @@ impl Alloc {
             self.recent.push(frame);
         }
         self.free_frames += count;
-        self.used -= count * BLOCK;
+        if !planted(Defect::FreedNotCounted) {
+            self.used -= count * BLOCK;
+        }
     }
 
     fn pop_recent(&mut self) -> Option<u64> {

@@ -62,6 +62,9 @@ impl Mapping {
     pub(crate) fn new(backing: Backing, len: usize) -> Result<Mapping> {
         let fail =
             |e: io::Error| Error::storage(Path::new("memfd:mmsb"), &e, "cannot reserve memory in");
+        if super::is_denied() {
+            return Err(fail(io::ErrorKind::OutOfMemory.into()));
+        }
         match backing {
             Backing::Memfd => {
                 let fd = rustix::fs::memfd_create(

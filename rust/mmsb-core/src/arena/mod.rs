@@ -12,15 +12,17 @@
 
 mod alloc;
 mod backing;
+#[cfg(test)]
+pub(crate) mod faults;
 mod slots;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(crate) use alloc::{Alloc, BLOCK, size_class};
 pub(crate) use backing::{Backing, Mapping, reopen_read_only};
 pub(crate) use slots::Slots;
 
+use crate::sync::{self, Mutex, MutexGuard, Shared, Word, lock, shared};
 use crate::{Code, Error, Result};
 
 /// View counts are kept per this many bytes. Smaller frames share one, which only keeps them a little longer.
@@ -47,12 +49,28 @@ impl Mem {
         unsafe { self.base.add(offset as usize) }
     }
 
+    /// For plain reading.
+    #[inline]
+    fn source(&self, offset: u64, len: u64) -> *const u8 {
+        let at = self.at(offset, len);
+        sync::reads(at, len);
+        at
+    }
+
+    /// For plain writing.
+    #[inline]
+    fn target(&self, offset: u64, len: u64) -> *mut u8 {
+        let at = self.at(offset, len);
+        sync::writes(at, len);
+        at
+    }
+
     /// A word of a node.
     #[inline]
     pub(crate) fn get(&self, offset: u64) -> u64 {
         debug_assert_eq!(offset % 8, 0);
         // SAFETY: inside the mapping and aligned; invariant 2 or 3: no write can race.
-        unsafe { self.at(offset, 8).cast::<u64>().read() }
+        unsafe { self.source(offset, 8).cast::<u64>().read() }
     }
 
     /// Sets a word of a node that this commit owns.
@@ -60,25 +78,25 @@ impl Mem {
     pub(crate) fn set(&self, offset: u64, value: u64) {
         debug_assert_eq!(offset % 8, 0);
         // SAFETY: inside the mapping and aligned; invariant 2: the caller's commit owns the piece.
-        unsafe { self.at(offset, 8).cast::<u64>().write(value) }
+        unsafe { self.target(offset, 8).cast::<u64>().write(value) }
     }
 
     /// Published or owned bytes.
     #[inline]
     pub(crate) fn bytes(&self, offset: u64, len: u64) -> &[u8] {
         // SAFETY: inside the mapping; invariant 3: published bytes don't change while they can be reached.
-        unsafe { std::slice::from_raw_parts(self.at(offset, len), len as usize) }
+        unsafe { std::slice::from_raw_parts(self.source(offset, len), len as usize) }
     }
 
     #[inline]
     pub(crate) fn ptr(&self, offset: u64, len: u64) -> *const u8 {
-        self.at(offset, len)
+        self.source(offset, len)
     }
 
     /// Copies bytes from outside into a piece that this commit owns.
     #[inline]
     pub(crate) fn write(&self, offset: u64, data: &[u8]) {
-        let to = self.at(offset, data.len() as u64);
+        let to = self.target(offset, data.len() as u64);
         // SAFETY: the target is inside the mapping and owned (invariant 2); `data` is not part of it, since owned
         // bytes are never lent out as slices while they change.
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len()) }
@@ -87,7 +105,7 @@ impl Mem {
     /// Copies between two pieces; the target is owned by this commit.
     #[inline]
     pub(crate) fn copy(&self, from: u64, to: u64, len: u64) {
-        let (from, to) = (self.at(from, len), self.at(to, len));
+        let (from, to) = (self.source(from, len), self.target(to, len));
         // SAFETY: both inside the mapping; pieces are disjoint, and the target is owned (invariant 2).
         unsafe { std::ptr::copy_nonoverlapping(from, to, len as usize) }
     }
@@ -95,16 +113,16 @@ impl Mem {
     /// Zeroes a piece that this commit owns.
     pub(crate) fn zero(&self, offset: u64, len: u64) {
         // SAFETY: inside the mapping and owned (invariant 2).
-        unsafe { std::ptr::write_bytes(self.at(offset, len), 0, len as usize) }
+        unsafe { std::ptr::write_bytes(self.target(offset, len), 0, len as usize) }
     }
 
     /// Overwrites a piece that nobody can reach, so that whoever does shows.
     pub(crate) fn scribble(&self, offset: u64, len: u64) {
         // SAFETY: inside the mapping; the piece is free, so no one else has it (invariant 3).
-        unsafe { std::ptr::write_bytes(self.at(offset, len), 0xdd, len as usize) }
+        unsafe { std::ptr::write_bytes(self.target(offset, len), 0xdd, len as usize) }
     }
 
-    /// Words that are shared while they change.
+    /// Words that are shared while they change; to be accessed by `shared`.
     #[inline]
     pub(crate) fn atomics(&self, offset: u64, count: usize) -> &[AtomicU64] {
         debug_assert_eq!(offset % 8, 0);
@@ -115,10 +133,10 @@ impl Mem {
 
     /// A word that is shared while it changes.
     #[inline]
-    pub(crate) fn atomic(&self, offset: u64) -> &AtomicU64 {
+    pub(crate) fn atomic(&self, offset: u64) -> Word<'_> {
         debug_assert_eq!(offset % 8, 0);
         // SAFETY: inside the mapping and aligned; invariant 4: such words are only accessed as `AtomicU64`.
-        unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) }
+        shared(unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) })
     }
 }
 
@@ -143,12 +161,12 @@ impl Arena {
 
     /// The allocator; a commit holds it while it fills its pieces.
     pub(crate) fn alloc(&self) -> MutexGuard<'_, Alloc> {
-        self.alloc.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.alloc)
     }
 
     #[inline]
-    fn count(&self, offset: u64) -> &AtomicU32 {
-        &self.counts[(offset / UNIT) as usize]
+    fn count(&self, offset: u64) -> Shared<'_, AtomicU32> {
+        shared(&self.counts[(offset / UNIT) as usize])
     }
 
     /// A view on a one-block frame begins. The caller holds a pin that reaches the frame.
@@ -190,9 +208,21 @@ impl ReadArena {
     }
 }
 
+/// Whether a test wants this request for memory to fail.
+#[inline]
+pub(crate) fn is_denied() -> bool {
+    #[cfg(test)]
+    return faults::hit();
+    #[cfg(not(test))]
+    false
+}
+
 /// Counters that take memory only where they are used: `vec![AtomicU32::new(0); n]` would touch every page.
 fn zeroed_counts(len: usize) -> Result<Box<[AtomicU32]>> {
     let fail = || out_of_space(4 * len as u64, 4 * len as u64);
+    if is_denied() {
+        return Err(fail());
+    }
     let layout = std::alloc::Layout::array::<AtomicU32>(len.max(1)).map_err(|_| fail())?;
     // SAFETY: the layout has a size above zero.
     let raw = unsafe { std::alloc::alloc_zeroed(layout) }.cast::<AtomicU32>();

@@ -5,15 +5,16 @@
 //! the host sees the pin, or the reader sees the newer head.
 #![allow(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::backing::{Backing, Mapping};
+use crate::sync::{Word, fence, shared, yield_now};
 use crate::{Code, Error, Result};
 
 const LINE: usize = 64;
-const SLOTS: usize = 1023;
+const SLOTS: usize = if cfg!(loom) { 8 } else { 1023 };
 /// The first lines are for pins that end within a call of the bus, so that forgotten snapshots never stop it.
-const BRIEF: usize = 15;
+const BRIEF: usize = if cfg!(loom) { 3 } else { 15 };
 const FREE: u64 = 0;
 const CLAIMED: u64 = 1;
 const FIRST: u64 = 2;
@@ -45,11 +46,11 @@ impl Slots {
     }
 
     #[inline]
-    fn word(&self, line: usize) -> &AtomicU64 {
+    fn word(&self, line: usize) -> Word<'_> {
         debug_assert!(line <= SLOTS);
         // SAFETY: `line` is at most SLOTS, so the word is inside the mapping and aligned; these words are only
         // ever accessed as `AtomicU64`.
-        unsafe { AtomicU64::from_ptr(self.mapping.base().add(line * LINE).cast()) }
+        shared(unsafe { AtomicU64::from_ptr(self.mapping.base().add(line * LINE).cast()) })
     }
 
     /// Takes a free slot for a snapshot.
@@ -71,7 +72,7 @@ impl Slots {
             if let Some(slot) = self.claim_of(1..=BRIEF) {
                 return slot;
             }
-            std::thread::yield_now();
+            yield_now();
         }
     }
 
@@ -95,10 +96,11 @@ impl Slots {
 
     /// Pins the head's epoch, which is returned.
     #[inline]
-    pub(crate) fn pin(&self, slot: SlotId, head: &AtomicU64) -> u64 {
+    pub(crate) fn pin(&self, slot: SlotId, head: Word<'_>) -> u64 {
         loop {
             let epoch = head.load(Ordering::Acquire);
-            self.word(slot).store(epoch + FIRST, Ordering::Relaxed);
+            // Release: whoever had the slot before is done, and the host must not think so sooner.
+            self.word(slot).store(epoch + FIRST, Ordering::Release);
             fence(Ordering::SeqCst);
             if head.load(Ordering::Acquire) == epoch {
                 return epoch;

@@ -164,7 +164,7 @@ fn life_on_the_heap() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore)] // memfd
+#[cfg_attr(miri, ignore = "memfd")]
 fn life_in_a_memfd() {
     life(Backing::Memfd, 600);
 }
@@ -175,7 +175,7 @@ fn limit_on_the_heap() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore)] // memfd
+#[cfg_attr(miri, ignore = "memfd")]
 fn limit_in_a_memfd() {
     limit(Backing::Memfd);
 }

@@ -64,9 +64,14 @@ impl Active {
         }
     }
 
-    /// Lets the helper map the file where that is possible; until then records are written with `pwrite`.
-    pub(crate) fn map(&mut self, helper: &Helper) {
-        self.mapped = Some(helper.map(&self.segment.file, self.limit));
+    /// Lets the helper map the file, or maps it at once without one; where or as long as that is not possible records are
+    /// written with `pwrite`.
+    pub(crate) fn map(&mut self, helper: Option<&Helper>) {
+        let file = &self.segment.file;
+        self.mapped = match helper {
+            Some(helper) => Some(helper.map(file, self.limit)),
+            None => MappedSegment::inline(file, self.limit).ok(),
+        };
     }
 
     /// Whether a record of this size and a seal are within the size that the segment aims at. The first always is.

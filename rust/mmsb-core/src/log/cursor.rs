@@ -151,11 +151,8 @@ impl LogCursor {
             let Some(walk) = &mut self.walk else { return Ok(None) };
             let mut places = Vec::new();
             while walk.epoch < self.until {
-                match step_to_commit(walk)? {
-                    Some((_, epoch)) if epoch < self.since => {}
-                    Some(place) => places.push(place),
-                    None => break,
-                }
+                let Some(place) = step_to_commit(walk)? else { break };
+                places.push(place);
             }
             self.reverse = Some(places);
         }
@@ -198,19 +195,4 @@ impl Iterator for LogCursor {
     fn next(&mut self) -> Option<Result<OwnedCommit>> {
         self.next_commit().map(|commit| commit.map(OwnedCommit::from)).transpose()
     }
-}
-
-/// Hands the commits of epochs `since..=until` to `on`, oldest first.
-pub fn scan(
-    vfs: Arc<dyn Vfs>,
-    dir: &Path,
-    since: u64,
-    until: u64,
-    on: &mut dyn FnMut(Commit<'_>) -> Result<()>,
-) -> Result<()> {
-    let mut cursor = LogCursor::new(vfs, dir, since, until, false)?;
-    while let Some(commit) = cursor.next_commit()? {
-        on(commit)?;
-    }
-    Ok(())
 }

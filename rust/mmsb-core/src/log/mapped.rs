@@ -1,36 +1,25 @@
 //! Appending through a mapping: a commit is a copy into pages that a helper thread has reserved and touched ahead.
 //!
-//! Only for files where a reserved range stays ours (ext4, xfs): there a store into it cannot meet a full disk. The
-//! committing thread never maps, reserves or takes a first touch; where the helper is late it uses `pwrite`, and both
-//! see the same page cache. Nothing is ever read through the mapping.
-//!
-//! This module holds `unsafe`: the mapping and the stores into it.
-#![allow(unsafe_code)]
+//! The committing thread never maps, reserves or takes a first touch; where the helper is late it uses `pwrite`, and both
+//! see the same page cache. Only files without a descriptor are made ready by the committing thread itself: they are not
+//! on a disk, and each run then makes the same calls in the same order.
 
-use std::ffi::c_void;
-use std::fs::File;
 use std::io;
-use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{JoinHandle, Thread};
 
-use rustix::mm::{Advice, MapFlags, ProtFlags};
-
-use crate::vfs::VfsFile;
+use crate::vfs::{FileMap, VfsFile};
 
 const STEP: u64 = 1 << 20;
-/// The helper is asked when less than this is ready ahead of the end, for so much more.
+/// A step is asked for when less than this is ready ahead of the end, and then so much more.
 const LOW: u64 = 1 << 20;
 const AHEAD: u64 = 2 << 20;
-const EXT4: u64 = 0xEF53;
-const XFS: u64 = 0x5846_5342;
 
-/// A file that the helper maps from its beginning, longer than it may be yet.
+/// A file that is mapped from its beginning, longer than it may be yet.
 #[derive(Debug)]
 struct Region {
-    /// Null until the helper has mapped the file.
-    base: AtomicPtr<c_void>,
+    map: OnceLock<Arc<dyn FileMap>>,
     len: u64,
     file: Arc<dyn VfsFile>,
     pid: u32,
@@ -42,7 +31,19 @@ struct Region {
 }
 
 impl Region {
-    /// Maps, reserves or touches one more step. False if there is nothing to do any more, or it cannot be done.
+    fn new(file: &Arc<dyn VfsFile>, len: u64) -> Arc<Region> {
+        Arc::new(Region {
+            map: OnceLock::new(),
+            len: len.next_multiple_of(4096),
+            file: file.clone(),
+            pid: std::process::id(),
+            ready: AtomicU64::new(0),
+            wanted: AtomicU64::new(0),
+            live: Mutex::new(true),
+        })
+    }
+
+    /// Maps, reserves and touches one more step. False if there is nothing to do any more, or it cannot be done.
     fn step(&self) -> bool {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let from = self.ready.load(Ordering::Relaxed);
@@ -50,59 +51,22 @@ impl Region {
         if !*live || from >= self.wanted.load(Ordering::Relaxed).min(self.len) {
             return false;
         }
-        let Ok(base) = self.mapping() else { return false };
-        if self.file.fallocate(from, to - from).is_err() {
-            return false;
-        }
-        // SAFETY: `from..to` lies in the mapping and, since fallocate, in the file. The advice only faults pages in.
-        let touched = unsafe {
-            let start = base.byte_add(from as usize);
-            rustix::mm::madvise(start, (to - from) as usize, Advice::LinuxPopulateWrite)
-        };
+        let Ok(map) = self.map() else { return false };
+        let reserved = self.file.fallocate(from, to - from);
+        let touched = reserved.and_then(|()| map.populate(from, to - from));
         if touched.is_ok() {
             self.ready.store(to, Ordering::Release);
         }
         touched.is_ok()
     }
 
-    fn mapping(&self) -> io::Result<*mut c_void> {
-        let base = self.base.load(Ordering::Relaxed);
-        if !base.is_null() {
-            return Ok(base);
+    fn map(&self) -> io::Result<&dyn FileMap> {
+        if let Some(map) = self.map.get() {
+            return Ok(&**map);
         }
-        let os = self.file.os_file().ok_or(io::ErrorKind::Unsupported)?;
-        if !reservations_stay(os)? {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
-        let len = self.len as usize;
-        // SAFETY: a new shared mapping at an address that the kernel chooses; no Rust object lies in it.
-        let base =
-            unsafe { rustix::mm::mmap(ptr::null_mut(), len, protection, MapFlags::SHARED, os, 0)? };
-        self.base.store(base, Ordering::Relaxed);
-        Ok(base)
+        let made = self.file.map(self.len)?;
+        Ok(&**self.map.get_or_init(|| made))
     }
-}
-
-impl Drop for Region {
-    fn drop(&mut self) {
-        let (base, len) = (*self.base.get_mut(), self.len as usize);
-        if base.is_null() || std::process::id() != self.pid {
-            return;
-        }
-        // SAFETY: nobody else has the mapping any more: this is the last owner. The file keeps its bytes. Pages go
-        // first, because unmapping them would keep other threads from mapping meanwhile. A failure leaks address space.
-        unsafe {
-            let _ = rustix::mm::madvise(base, len, Advice::LinuxDontNeed);
-            let _ = rustix::mm::munmap(base, len);
-        }
-    }
-}
-
-/// Whether a range that was reserved in this file stays reserved: no copy-on-write, no deduplication behind our back.
-fn reservations_stay(file: &File) -> io::Result<bool> {
-    let kind = rustix::fs::fstatfs(file)?.f_type as u64 & 0xFFFF_FFFF;
-    Ok(kind == EXT4 || kind == XFS)
 }
 
 /// The thread that works ahead of the commits of one log. Dropping this ends it, without waiting.
@@ -140,21 +104,11 @@ impl Helper {
 
     /// Makes `file` ready for stores into its first `len` bytes, in time.
     pub(crate) fn map(&self, file: &Arc<dyn VfsFile>, len: u64) -> MappedSegment {
-        let region = Arc::new(Region {
-            base: AtomicPtr::new(ptr::null_mut()),
-            len: len.next_multiple_of(4096),
-            file: file.clone(),
-            pid: std::process::id(),
-            ready: AtomicU64::new(0),
-            wanted: AtomicU64::new(0),
-            live: Mutex::new(true),
-        });
+        let region = Region::new(file, len);
         let mut current = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
         *current = Some(region.clone());
         drop(current);
-        let mut mapped = MappedSegment { region, asked: 0, thread: self.thread.clone() };
-        mapped.ask(0);
-        mapped
+        MappedSegment::new(region, Some(self.thread.clone()))
     }
 }
 
@@ -200,12 +154,26 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct MappedSegment {
     region: Arc<Region>,
-    /// How far the helper was asked to go.
+    /// How far steps were asked for.
     asked: u64,
-    thread: Thread,
+    /// The helper's; without one the steps are taken here.
+    helper: Option<Thread>,
 }
 
 impl MappedSegment {
+    fn new(region: Arc<Region>, helper: Option<Thread>) -> MappedSegment {
+        let mut mapped = MappedSegment { region, asked: 0, helper };
+        mapped.ask(0);
+        mapped
+    }
+
+    /// Maps a file that needs no helper; an error if it cannot be mapped.
+    pub(crate) fn inline(file: &Arc<dyn VfsFile>, len: u64) -> io::Result<MappedSegment> {
+        let region = Region::new(file, len);
+        region.map()?;
+        Ok(MappedSegment::new(region, None))
+    }
+
     /// Bytes from the beginning of the file that are reserved.
     #[inline]
     pub(crate) fn reserved(&self) -> u64 {
@@ -220,14 +188,8 @@ impl MappedSegment {
         if end > self.reserved() {
             return false;
         }
-        // SAFETY: `offset..end` is below `ready`, so it lies in the mapping and in the file, in space that is ours.
-        // Only this object stores there (`&mut self`), and the mapping lives as long as `region`. A file that somebody
-        // else truncates gives SIGBUS; DIAGNOSTICS.md names that.
-        unsafe {
-            let base = self.region.base.load(Ordering::Relaxed);
-            let to = base.byte_add(offset as usize).cast::<u8>();
-            ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
-        }
+        let Some(map) = self.region.map.get() else { return false };
+        map.store(offset, bytes);
         true
     }
 
@@ -236,7 +198,10 @@ impl MappedSegment {
         if end + LOW > self.asked && self.asked < self.region.len {
             self.asked = end + AHEAD;
             self.region.wanted.store(self.asked, Ordering::Relaxed);
-            self.thread.unpark();
+            match &self.helper {
+                Some(thread) => thread.unpark(),
+                None => while self.region.step() {},
+            }
         }
     }
 }
@@ -246,7 +211,9 @@ impl Drop for MappedSegment {
         // In a forked child there is no helper, and its lock may be held for ever.
         if std::process::id() == self.region.pid {
             *self.region.live.lock().unwrap_or_else(PoisonError::into_inner) = false;
-            self.thread.unpark();
+            if let Some(thread) = &self.helper {
+                thread.unpark();
+            }
         }
     }
 }
@@ -255,14 +222,17 @@ impl Drop for MappedSegment {
 mod tests {
     use super::*;
     use crate::vfs::{OpenKind, OsVfs, RamVfs, Vfs, read_exact_at, write_all_at};
+    use std::ops::Range;
     use std::path::Path;
     use std::time::Duration;
+
+    type Calls = Arc<Mutex<Vec<(&'static str, u64, u64)>>>;
 
     #[test]
     fn stores_land_in_the_file() {
         let tmp = tempfile::tempdir().unwrap();
         let file = OsVfs.open(&tmp.path().join("f"), OpenKind::CreateNew).unwrap();
-        if !reservations_stay(file.os_file().unwrap()).unwrap() {
+        if file.map(4096).is_err() {
             println!("skipped: the temporary directory is on neither ext4 nor xfs");
             return;
         }
@@ -293,9 +263,128 @@ mod tests {
         assert_eq!(file.size().unwrap(), at);
     }
 
+    /// A file in memory that can be mapped, and notes the calls for that.
+    #[derive(Debug)]
+    struct Mappable {
+        inner: Arc<dyn VfsFile>,
+        full: AtomicBool,
+        calls: Calls,
+    }
+
+    #[derive(Debug)]
+    struct Memory(Arc<dyn VfsFile>, Calls);
+
+    impl Memory {
+        fn note(&self, call: &'static str, offset: u64, len: u64) {
+            self.1.lock().unwrap().push((call, offset, len));
+        }
+    }
+
+    impl FileMap for Memory {
+        fn populate(&self, offset: u64, len: u64) -> io::Result<()> {
+            self.note("populate", offset, len);
+            Ok(())
+        }
+
+        fn store(&self, offset: u64, data: &[u8]) {
+            self.note("store", offset, data.len() as u64);
+            write_all_at(&*self.0, offset, data).unwrap();
+        }
+    }
+
+    impl Drop for Memory {
+        fn drop(&mut self) {
+            self.note("unmap", 0, 0);
+        }
+    }
+
+    impl VfsFile for Mappable {
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+            self.inner.read_at(offset, buf)
+        }
+
+        fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<usize> {
+            self.inner.write_at(offset, data)
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            self.inner.sync()
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.inner.set_len(len)
+        }
+
+        fn fallocate(&self, offset: u64, len: u64) -> io::Result<()> {
+            self.calls.lock().unwrap().push(("reserve", offset, len));
+            if self.full.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.inner.fallocate(offset, len)
+        }
+
+        fn size(&self) -> io::Result<u64> {
+            self.inner.size()
+        }
+
+        fn map(&self, len: u64) -> io::Result<Arc<dyn FileMap>> {
+            self.calls.lock().unwrap().push(("map", 0, len));
+            Ok(Arc::new(Memory(self.inner.clone(), self.calls.clone())))
+        }
+
+        fn os_file(&self) -> Option<&std::fs::File> {
+            None
+        }
+    }
+
     #[test]
-    fn a_file_in_memory_is_not_mapped() {
+    fn without_a_descriptor_the_steps_are_taken_when_asked() {
+        let inner = RamVfs::new().open(Path::new("/f"), OpenKind::CreateNew).unwrap();
+        let calls = Calls::default();
+        let full = AtomicBool::new(false);
+        let made = Arc::new(Mappable { inner, full, calls: calls.clone() });
+        let file: Arc<dyn VfsFile> = made.clone();
+        let taken = || std::mem::take(&mut *calls.lock().unwrap());
+
+        let ready = |steps: Range<u64>| {
+            steps.flat_map(|n| ["reserve", "populate"].map(|call| (call, n * STEP, STEP)))
+        };
+
+        let mut mapped = MappedSegment::inline(&file, 5 * STEP - 4000).unwrap();
+        assert_eq!(
+            taken(),
+            [("map", 0, 5 * STEP)].into_iter().chain(ready(0..2)).collect::<Vec<_>>()
+        );
+        assert!(mapped.write(100, b"abc"));
+        assert_eq!(taken(), [("store", 100, 3)]);
+
+        // The disk is full: what was ready serves on, and nothing is asked for again before the next step.
+        made.full.store(true, Ordering::Relaxed);
+        assert!(!mapped.write(2 * STEP - 1, b"de"));
+        assert_eq!(taken(), [("reserve", 2 * STEP, STEP)]);
+        assert!(mapped.write(2 * STEP - 2, b"de"));
+        assert_eq!(taken(), [("store", 2 * STEP - 2, 2)]);
+
+        made.full.store(false, Ordering::Relaxed);
+        assert!(mapped.write(3 * STEP + 2, b"f"));
+        assert_eq!(taken(), ready(2..5).chain([("store", 3 * STEP + 2, 1)]).collect::<Vec<_>>());
+        assert!(!mapped.write(5 * STEP - 1, b"gh"));
+        drop(mapped);
+        assert_eq!(taken(), [("unmap", 0, 0)]);
+
+        let mut back = [0; 5];
+        read_exact_at(&*file, 99, &mut back).unwrap();
+        assert_eq!(&back, b"\0abc\0");
+        read_exact_at(&*file, 2 * STEP - 3, &mut back).unwrap();
+        assert_eq!(&back, b"\0de\0\0");
+        read_exact_at(&*file, 3 * STEP, &mut back).unwrap();
+        assert_eq!(&back, b"\0\0f\0\0");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_mapped_is_left_to_its_writer() {
         let file = RamVfs::new().open(Path::new("/f"), OpenKind::CreateNew).unwrap();
+        assert!(MappedSegment::inline(&file, 4096).is_err());
         let mut mapped = Helper::start().unwrap().map(&file, 4096);
         assert!(!mapped.write(0, b"x"));
         assert_eq!(mapped.reserved(), 0);

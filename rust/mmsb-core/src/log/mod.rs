@@ -5,14 +5,22 @@
 //! nothing is ever rewritten or silently shortened; only what a sync has reached is called durable.
 
 mod active;
-#[cfg(test)]
-mod crash_tests;
 mod cursor;
 #[cfg(test)]
 mod damage_tests;
+#[cfg(test)]
+pub(crate) mod double;
+#[cfg(test)]
+mod evidence_tests;
+#[cfg(test)]
+mod format_tests;
 mod mapped;
 mod meta;
+#[cfg(test)]
+mod order_tests;
 mod reader;
+#[cfg(test)]
+mod reading_tests;
 mod record;
 mod recover;
 mod repair;
@@ -23,7 +31,7 @@ mod tests;
 mod verify;
 mod writer;
 
-pub use cursor::{LogCursor, OwnedCommit, scan};
+pub use cursor::{LogCursor, OwnedCommit};
 pub use meta::{StoreMeta, read_meta};
 pub use reader::Commit;
 pub use record::{HEADROOM, META, SOURCE, put_text};

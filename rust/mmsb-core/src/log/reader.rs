@@ -8,10 +8,13 @@ use std::sync::Arc;
 
 use super::record::{self, Body, HEADER, Head};
 use super::segment::{self, HEADER_LEN, RECORDS, SegmentHeader, SegmentName};
+use crate::arena::is_denied;
 use crate::error::{Error, Result};
-use crate::vfs::{OpenKind, Vfs, VfsFile, read_full_at};
+use crate::vfs::{OpenKind, Vfs, VfsFile, read_full_at, read_vec};
 
 const WINDOW: usize = 256 * 1024;
+/// A longer record may be one that a sparse file only claims.
+const LARGE: usize = 4 << 20;
 
 /// One commit as it lies in the log.
 #[derive(Debug, Clone, Copy)]
@@ -78,10 +81,20 @@ impl Window {
         let left = self.size()?.saturating_sub(offset).min(want as u64) as usize;
         self.buf.clear();
         self.start = offset;
-        self.buf.try_reserve(left).map_err(|_| {
+        let no_memory = || {
             let what = format!("no memory for {left} bytes of {}", self.path.display());
             Error::new(crate::Code::OutOfSpace, what)
-        })?;
+        };
+        if left > LARGE {
+            self.buf = Vec::new();
+            let read = if is_denied() { Ok(None) } else { read_vec(&*self.file, offset, left as u64) };
+            let read = read.map_err(|e| Error::storage(&self.path, &e, "read"))?;
+            self.buf = read.ok_or_else(no_memory)?;
+            return Ok(());
+        }
+        if is_denied() || self.buf.try_reserve(left).is_err() {
+            return Err(no_memory());
+        }
         self.buf.resize(left, 0);
         let n = read_full_at(&*self.file, offset, &mut self.buf)
             .map_err(|e| Error::storage(&self.path, &e, "read"))?;

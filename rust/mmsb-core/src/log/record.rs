@@ -14,6 +14,7 @@
 
 use crate::error::Error;
 use crate::hash::h64;
+use crate::museum::{Defect, planted};
 
 pub(crate) const HEADER: usize = 32;
 /// Free bytes that a record's buffer has in front of its source, metadata and operations.
@@ -102,7 +103,7 @@ impl Head {
     pub(crate) fn holds(&self, record: &[u8], seed: u64) -> bool {
         let end = HEADER + self.len as usize;
         record.len() as u64 == self.size()
-            && self.body == h64(&record[8..end]) ^ seed
+            && (planted(Defect::PayloadNotChecked) || self.body == h64(&record[8..end]) ^ seed)
             && record[end..].iter().all(|&b| b == 0)
     }
 
@@ -141,6 +142,9 @@ pub(crate) fn finish(
 
 /// A varint: seven bits a byte, low ones first, the top bit says that more follow.
 pub(crate) fn varint(mut value: u64, out: &mut [u8; 10]) -> usize {
+    if planted(Defect::NumberCut) {
+        value &= 0x1F_FFFF;
+    }
     let mut n = 0;
     while value >= 0x80 {
         out[n] = value as u8 | 0x80;
@@ -281,13 +285,13 @@ mod tests {
     #[test]
     fn any_bit_any_place_any_salt() {
         let record = sample(b"some payload!", 4096);
-        for bit in 0..record.len() * 8 {
+        for bit in (0..record.len() * 8).step_by(if cfg!(miri) { 7 } else { 1 }) {
             let mut bad = record.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             let s = seed(&SALT, 4096);
             assert!(!Head::read(&bad, s).is_some_and(|h| h.size() == 48 && h.holds(&bad, s)));
         }
-        for offset in (0..1 << 16).step_by(8).filter(|&o| o != 4096) {
+        for offset in (0..1 << if cfg!(miri) { 13 } else { 16 }).step_by(8).filter(|&o| o != 4096) {
             let s = seed(&SALT, offset);
             assert!(!Head::read(&record, s).is_some_and(|h| h.holds(&record, s)));
         }

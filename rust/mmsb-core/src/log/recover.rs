@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::meta::{MetaSlots, not_a_store, read_meta};
+use super::meta::{MetaSlots, read_meta};
 use super::reader::Commit;
 use super::repair::Repair;
 use super::scan::Scan;
@@ -15,6 +15,7 @@ use super::segment;
 use super::writer::Log;
 use super::{LogOptions, Position};
 use crate::error::{Error, Result};
+use crate::museum::{Defect, planted};
 use crate::vfs::{StoreLock, Vfs};
 
 /// Who opens.
@@ -106,9 +107,10 @@ pub(crate) fn verdict(e: Evidence) -> Verdict {
         || e.promised_by_meta
         || e.promised_by_checkpoint;
     match (e.place, e.damage) {
-        _ if promised => Verdict::Corrupt,
+        _ if promised && !planted(Defect::PromiseIgnored) => Verdict::Corrupt,
         (_, Damage::Link) => Verdict::Corrupt,
         (Place::Earlier, _) => Verdict::Corrupt,
+        (_, Damage::Bytes) if planted(Defect::TornTailRefused) => Verdict::Corrupt,
         (Place::Previous | Place::Last, Damage::Bytes) => Verdict::Torn,
         (Place::Last, Damage::None) => Verdict::Clean,
         // The caller names an end before another segment `Bytes`.
@@ -129,9 +131,6 @@ pub fn open(
     let meta = read_meta(&*vfs, dir)?;
     let names = segment::list(&*vfs, dir)?;
     if names.is_empty() {
-        if meta.durable == Position::default() {
-            return Err(not_a_store(dir));
-        }
         let log = segment::log_dir(dir);
         return Err(Error::corruption(&log, None, Some(1), "all segments are missing"));
     }
@@ -139,6 +138,8 @@ pub fn open(
     let end = scan.run(on, progress)?;
     let (mut found, names, proven) = (scan.found, scan.names, scan.proven);
     let OpenMode::Writer(lock) = mode else { return Ok((None, found)) };
+    // Tools that copy stores may leave empty directories out.
+    segment::make_dirs(&*vfs, dir)?;
     let mut slots = MetaSlots::open(&*vfs, dir, meta.clone())?;
     slots.repair(&*vfs)?;
     let repair = Repair { vfs: &*vfs, dir, names: &names, proven, found: &mut found };

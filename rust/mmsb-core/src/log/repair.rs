@@ -13,6 +13,7 @@ use super::scan::End;
 use super::segment::{self, SegmentName};
 use super::writer::LogState;
 use crate::error::{Error, Result};
+use crate::museum::{Defect, planted};
 use crate::trace;
 use crate::vfs::{OpenKind, Vfs, VfsFile, write_all_at};
 
@@ -38,13 +39,13 @@ impl Repair<'_> {
         let file = self.vfs.open(&path, OpenKind::ReadWrite).map_err(|e| failed(&e, "open"))?;
         let mut at = walk.offset;
         let suspect = self.proven < Position { seq: walk.header.seq, offset: at };
-        if suspect {
+        if suspect && !planted(Defect::CacheTrusted) {
             self.rewrite(index, at)?;
         }
         if let Some(torn_end) = walk.window.last_nonzero(at)? {
             self.copy_aside(&mut walk.window, at, torn_end)?;
         }
-        if walk.window.size()? != at {
+        if walk.window.size()? != at && !planted(Defect::TornTailKept) {
             file.set_len(at).map_err(|e| failed(&e, "cut"))?;
         }
         file.sync().map_err(|e| failed(&e, "sync"))?;
@@ -67,15 +68,13 @@ impl Repair<'_> {
         })
     }
 
-    fn quarantine(&self) -> Result<PathBuf> {
-        let dir = self.dir.join("quarantine");
-        self.vfs.create_dir(&dir).map_err(|e| Error::storage(&dir, &e, "create"))?;
-        Ok(dir)
+    fn quarantine(&self) -> PathBuf {
+        self.dir.join("quarantine")
     }
 
     /// A name in quarantine that nothing has yet.
     fn free_name(&self, stem: &str) -> Result<PathBuf> {
-        let dir = self.quarantine()?;
+        let dir = self.quarantine();
         let mut path = dir.join(format!("{stem}.torn"));
         let mut number = 1;
         while self.vfs.exists(&path).map_err(|e| Error::storage(&path, &e, "look for"))? {
@@ -98,7 +97,7 @@ impl Repair<'_> {
         } else {
             let to = self.free_name(&name.file())?;
             self.vfs.rename(&from, &to).map_err(|e| Error::storage(&from, &e, "set aside"))?;
-            self.sync_dir(&self.quarantine()?)?;
+            self.sync_dir(&self.quarantine())?;
             let bytes = Window::open(self.vfs, &to)?.size()?;
             trace::quarantine(&to, bytes);
             self.found.quarantined.push(to);
@@ -116,7 +115,7 @@ impl Repair<'_> {
             write_all_at(&*copy, at - from, bytes).map_err(|e| failed(&e))
         })?;
         copy.sync().map_err(|e| failed(&e))?;
-        self.sync_dir(&self.quarantine()?)?;
+        self.sync_dir(&self.quarantine())?;
         trace::recovery_torn(&window.path, from, end - from);
         trace::quarantine(&to, end - from);
         self.found.quarantined.push(to);

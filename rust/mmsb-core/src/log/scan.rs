@@ -275,8 +275,7 @@ impl<'a> Scan<'a> {
             2 => Place::Previous,
             _ => Place::Earlier,
         };
-        let mut by_record = self.proven.seq == here.seq && self.proven > here;
-        let mut by_header = false;
+        let (mut by_record, mut by_header) = (false, false);
         if let Some(walk) = walk
             && damage != Damage::None
         {
@@ -306,10 +305,14 @@ fn sync_before_reading(vfs: &dyn Vfs, path: &Path) -> Result<()> {
     file.sync().map_err(|e| Error::storage(path, &e, "sync"))
 }
 
+/// Bytes that records may claim without being there, as a copy with holes has them.
+const CLAIMED: u64 = 1 << 30;
+
 /// Looks at every place from `from` on for valid records of this segment; the farthest offset that one says to be
 /// durable. Bytes made to look like many records would take long to check; then the answer is "all of it".
 fn promise(window: &mut Window, header: &SegmentHeader, from: u64) -> Result<u64> {
-    let mut budget = window.size()?.saturating_mul(4);
+    let size = window.size()?;
+    let mut budget = size.saturating_mul(4);
     let (mut at, mut farthest) = (from, 0);
     loop {
         let bytes = window.get(at, HEADER)?;
@@ -327,6 +330,11 @@ fn promise(window: &mut Window, header: &SegmentHeader, from: u64) -> Result<u64
             };
             continue;
         };
+        // A length that the file never got, or lost with the power: nothing to check, and it costs nothing.
+        if head.size() > size.saturating_sub(at) {
+            at += 8;
+            continue;
+        }
         let Some(left) = budget.checked_sub(head.size()) else { return Ok(u64::MAX) };
         budget = left;
         match window.record(&header.salt, at)? {

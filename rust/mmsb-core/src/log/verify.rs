@@ -94,7 +94,7 @@ fn check_slots(
         match read_slot(vfs, &path) {
             Ok(Some(_)) => whole += 1,
             Ok(None) => {
-                on_problem(Error::corruption(&path, None, None, "the meta slot is not whole"))
+                on_problem(Error::corruption(&path, Some(0), None, "the meta slot is not whole"))
             }
             Err(error) => on_problem(error),
         }

@@ -89,10 +89,7 @@ impl Log {
         refuse_foreign(&*vfs, dir)?;
         let lock = lock(&*vfs, dir)?;
         refuse_existing(&*vfs, dir)?;
-        for sub in ["log", "checkpoints", "quarantine"] {
-            let sub = dir.join(sub);
-            vfs.create_dir(&sub).map_err(|e| failed(&sub, e))?;
-        }
+        segment::make_dirs(&*vfs, dir)?;
         let meta = StoreMeta {
             uuid: random(&opts, "uuid", 0),
             durability: opts.durability,
@@ -309,8 +306,9 @@ impl Log {
         if self.opts.mapped && real && self.helper.is_none() {
             self.helper = Helper::start().ok();
         }
-        if let Some(helper) = &self.helper {
-            active.map(helper);
+        // On a real disk only the helper maps: it is slow.
+        if self.opts.mapped && (self.helper.is_some() || !real) {
+            active.map(self.helper.as_ref());
         }
         self.state.next_seq += 1;
         self.state.end = Position { seq: name.seq, offset: RECORDS };
@@ -329,17 +327,13 @@ impl Log {
         let (before, real) = (newest.seq, newest.file.raw_fd().is_some());
         let log_dir = segment::log_dir(&self.dir);
         let work = move || gate.run(|| sync_all(&*vfs, &log_dir, &segments, Some(&newest)));
-        if !real {
-            work()?;
-            self.behind.clear();
-            return Ok(());
-        }
-        let thread = std::thread::Builder::new().name("mmsb-log-sync".into()).spawn(work);
-        match thread {
-            Ok(thread) => self.background = Some((before, thread)),
-            Err(e) => {
-                self.broken = true;
-                return Err(Error::storage(&self.dir, &e, "start a thread for"));
+        let builder = std::thread::Builder::new().name("mmsb-log-sync".into());
+        match real.then(|| builder.spawn(work.clone())) {
+            Some(Ok(thread)) => self.background = Some((before, thread)),
+            // Nothing to gain, or no thread to be had: the commit waits.
+            _ => {
+                work()?;
+                self.behind.clear();
             }
         }
         Ok(())
@@ -438,20 +432,17 @@ impl Log {
 
 /// A directory that holds a store, or remains of one, is not made into a new one.
 fn refuse_existing(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-    let log = segment::log_dir(dir);
-    let exists = |path: &Path| vfs.exists(path).map_err(|e| Error::storage(path, &e, "look for"));
-    let segments = exists(&log)? && !segment::list(vfs, dir)?.is_empty();
-    let begun = match super::read_meta(vfs, dir) {
-        Ok(meta) => meta.durable > Position::default(),
-        Err(_) => false,
-    };
-    if segments || begun {
-        let message = format!("{} already holds a bus; open it with mmsb.open()", dir.display());
-        let mut error = Error::new(Code::BusExists, message);
-        error.detail.file = Some(dir.to_path_buf());
-        return Err(error);
+    if segment::list(vfs, dir)?.is_empty() {
+        match super::read_meta(vfs, dir) {
+            Err(error) if error.code == Code::BusNotFound => return Ok(()),
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
     }
-    Ok(())
+    let message = format!("{} already holds a bus; open it with mmsb.open()", dir.display());
+    let mut error = Error::new(Code::BusExists, message);
+    error.detail.file = Some(dir.to_path_buf());
+    Err(error)
 }
 
 /// A directory with other people's files is not made into a store. One with remains of a creation that did not end is.

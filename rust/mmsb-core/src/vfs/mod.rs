@@ -4,10 +4,9 @@
 //! Implementations return plain `io::Error`; the callers know file and purpose and make the typed error.
 
 mod fd;
+mod map;
 mod os;
 mod ram;
-#[cfg(test)]
-pub(crate) mod sim;
 
 pub use fd::give_up_descriptors;
 pub use os::OsVfs;
@@ -73,12 +72,25 @@ pub trait VfsFile: Send + Sync + fmt::Debug {
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
         Ok((offset < self.size()?).then_some(offset))
     }
+    /// Maps the first `len` bytes, which may be more than the file has yet; `Unsupported` where a range that was reserved
+    /// might not stay the file's.
+    fn map(&self, _len: u64) -> io::Result<Arc<dyn FileMap>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// The operating system's file behind this one, if there is one.
     fn os_file(&self) -> Option<&File>;
     /// Its descriptor.
     fn raw_fd(&self) -> Option<RawFd> {
         self.os_file().map(AsRawFd::as_raw_fd)
     }
+}
+
+/// The beginning of a file, mapped for stores; what is stored is as if written with `write_at`. Dropping it unmaps it.
+pub trait FileMap: Send + Sync + fmt::Debug {
+    /// Makes a reserved range ready, so that no store takes a first touch. May run beside a store.
+    fn populate(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Copies bytes into the file; the range was reserved and populated. One thread at a time.
+    fn store(&self, offset: u64, data: &[u8]);
 }
 
 /// A held lock; dropping it releases it.
@@ -107,6 +119,33 @@ pub fn read_exact_at(file: &dyn VfsFile, offset: u64, buf: &mut [u8]) -> io::Res
         n if n == buf.len() => Ok(()),
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
+}
+
+/// Reads `len` bytes into memory of their own; `None` if there is none. What the file has holes for, or has no longer,
+/// is zero and costs no memory: a sparse file may claim any length.
+pub(crate) fn read_vec(file: &dyn VfsFile, offset: u64, len: u64) -> io::Result<Option<Vec<u8>>> {
+    const STEP: usize = 256 << 10;
+    const LARGE: u64 = 64 << 20;
+    if len > LARGE && len > crate::limits::available() {
+        return Ok(None);
+    }
+    let Ok(len) = usize::try_from(len) else { return Ok(None) };
+    // Zeroed memory comes untouched from the system, but taking it cannot fail: so it is tried before.
+    if Vec::<u8>::new().try_reserve_exact(len).is_err() {
+        return Ok(None);
+    }
+    let mut bytes = vec![0u8; len];
+    let mut at = 0;
+    while at < len {
+        let Some(data) = file.next_data(offset + at as u64)? else { break };
+        at = at.max((data - offset).min(len as u64) as usize);
+        let end = len.min(at + STEP);
+        if read_full_at(file, offset + at as u64, &mut bytes[at..end])? < end - at {
+            break;
+        }
+        at = end;
+    }
+    Ok(Some(bytes))
 }
 
 /// Writes all of `data`.

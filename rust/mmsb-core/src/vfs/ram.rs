@@ -1,6 +1,7 @@
 //! A file system in memory: the log of a bus without a directory, and the ground of the crash tests.
 //!
-//! Files grow in chunks, so appending never copies what is there. `fallocate` extends the length only.
+//! Files grow in chunks, so appending never copies what is there. `fallocate` takes memory too, so that a store into
+//! what was reserved cannot fail; what is not written yet is address space only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::{OpenKind, StoreLock, Vfs, VfsFile};
+use crate::arena::is_denied;
 use crate::error::Result;
 
 const CHUNK: usize = 64 * 1024;
@@ -171,17 +173,33 @@ impl Bytes {
         (chunk, at, want.min(CHUNK - at))
     }
 
+    /// Takes memory for `offset..end`. A chunk that has memory and was not written is empty still.
+    fn reserve(&mut self, offset: u64, end: u64) -> io::Result<()> {
+        let chunks = (offset / CHUNK as u64) as usize..end.div_ceil(CHUNK as u64) as usize;
+        if chunks.end > self.chunks.len() {
+            self.chunks.try_reserve(chunks.end - self.chunks.len())?;
+            self.chunks.resize_with(chunks.end, Vec::new);
+        }
+        let chunks = &mut self.chunks[chunks];
+        for i in 0..chunks.len() {
+            if chunks[i].capacity() > 0 {
+                continue;
+            }
+            if is_denied() || chunks[i].try_reserve_exact(CHUNK).is_err() {
+                // What cannot be had whole is left to others.
+                let unwritten = chunks.iter_mut().filter(|chunk| chunk.is_empty());
+                unwritten.for_each(|chunk| *chunk = Vec::new());
+                return Err(io::ErrorKind::OutOfMemory.into());
+            }
+        }
+        Ok(())
+    }
+
     fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<usize> {
         let (index, at, n) = Bytes::place(offset, data.len());
-        if index >= self.chunks.len() {
-            self.chunks.try_reserve(index + 1 - self.chunks.len())?;
-            self.chunks.resize_with(index + 1, Vec::new);
-        }
+        self.reserve(offset, offset + n as u64)?;
         let chunk = &mut self.chunks[index];
-        if chunk.is_empty() {
-            chunk.try_reserve_exact(CHUNK)?;
-            chunk.resize(CHUNK, 0);
-        }
+        chunk.resize(CHUNK, 0);
         chunk[at..at + n].copy_from_slice(&data[..n]);
         self.len = self.len.max(offset + n as u64);
         Ok(n)
@@ -242,6 +260,7 @@ impl VfsFile for RamFile {
 
     fn fallocate(&self, offset: u64, len: u64) -> io::Result<()> {
         self.change(|bytes| {
+            bytes.reserve(offset, offset + len)?;
             bytes.len = bytes.len.max(offset + len);
             Ok(())
         })

@@ -3,12 +3,16 @@
 //! The law that every image must obey: opening gives the commits up to some epoch that is not before the last one that
 //! was acknowledged as durable and not after the last one submitted; the store then lives on.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::path::Path;
 use std::sync::Arc;
 
-use super::*;
-use crate::error::Code;
-use crate::vfs::sim::{Fault, Rng, SimVfs, some};
+use mmsb_core::log::{Commit, HEADROOM, Log, LogOptions, OpenMode, lock, open, verify};
+use mmsb_core::vfs::Vfs;
+use mmsb_core::{Code, Result};
+use mmsb_proof::rng::Rng;
+use mmsb_proof::sim::{Fault, Plan, SimVfs};
 
 const DIR: &str = "/s";
 
@@ -62,7 +66,7 @@ fn live(vfs: &Arc<dyn Vfs>, rng: &mut Rng, steps: u64, ledger: &mut Ledger) -> R
     let mut log = Log::create(vfs.clone(), Path::new(DIR), options())?;
     ledger.created = true;
     for _ in 0..steps {
-        match rng.next() % 16 {
+        match rng.next_u64() % 16 {
             0..9 => {
                 ledger.submitted = ledger.appended + 1;
                 if let Err(error) = append(&mut log, ledger.submitted) {
@@ -77,7 +81,7 @@ fn live(vfs: &Arc<dyn Vfs>, rng: &mut Rng, steps: u64, ledger: &mut Ledger) -> R
             12 => log.append_mark(ledger.appended, 1, 2)?,
             13 | 14 => {}
             _ => {
-                if rng.next() & 1 == 1 {
+                if rng.next_u64() & 1 == 1 {
                     log.close()?;
                     ledger.durable = ledger.appended;
                 }
@@ -106,7 +110,7 @@ fn check(image: &SimVfs, at_least: u64, ledger: &Ledger, what: &str) -> bool {
     assert!(at_least <= seen && seen <= ledger.submitted, "{what}: {seen} of {ledger:?}");
     assert_eq!(log.durable_epoch(), seen);
     // What a new host shows is durable.
-    let (lost, again) = open_writer(&(Arc::new(image.after_crash(&mut || false)) as _)).unwrap();
+    let (lost, again) = open_writer(&(Arc::new(crash(image, &mut || false)) as _)).unwrap();
     assert_eq!(again, seen, "{what}");
     drop(lost);
     for epoch in seen + 1..=seen + 3 {
@@ -125,14 +129,23 @@ fn check(image: &SimVfs, at_least: u64, ledger: &Ledger, what: &str) -> bool {
 
 /// Images of what may be left: nothing unsynced, everything, and some.
 fn images(vfs: &SimVfs, rng: &mut Rng, count: u64) -> Vec<SimVfs> {
-    let mut all = vec![vfs.after_crash(&mut || false), vfs.after_crash(&mut || true)];
-    all.extend((0..count).map(|_| vfs.after_crash(&mut some(rng))));
+    let mut all = vec![crash(vfs, &mut || false), crash(vfs, &mut || true)];
+    all.extend((0..count).map(|_| crash(vfs, &mut || rng.coin())));
     all
+}
+
+fn crash(vfs: &SimVfs, keep: &mut dyn FnMut() -> bool) -> SimVfs {
+    SimVfs::of(vfs.disk().after_crash(&mut |_| keep()))
+}
+
+fn kill(vfs: &SimVfs) -> SimVfs {
+    SimVfs::of(vfs.disk().after_kill())
 }
 
 fn crashed(seed: u64, steps: u64, at: u64, fault: Fault) -> (SimVfs, Ledger, Result<()>) {
     let sim = SimVfs::new();
-    sim.set_fault(at, fault);
+    let persistent = fault == Fault::Crash;
+    sim.set_plan(Plan { at, fault, persistent, reads: false, reverts: false });
     let mut ledger = Ledger::default();
     let vfs: Arc<dyn Vfs> = Arc::new(sim.clone());
     let done = live(&vfs, &mut Rng(seed), steps, &mut ledger);
@@ -155,7 +168,7 @@ fn power_loss_at_every_call() {
                 seen += 1;
             }
             let what = format!("seed {seed} call {at} killed");
-            check(&sim.after_kill(), ledger.appended, &ledger, &what);
+            check(&kill(&sim), ledger.appended, &ledger, &what);
         }
     }
     assert!(seen > 5_000, "{seen}");
@@ -172,10 +185,10 @@ fn power_loss_during_recovery() {
             if !sim.hit() {
                 break;
             }
-            let image = sim.after_crash(&mut some(&mut rng));
+            let image = crash(&sim, &mut || rng.coin());
             for second in 1.. {
-                let again = image.after_kill();
-                again.set_fault(second, Fault::Crash);
+                let again = kill(&image);
+                again.crash_at(second);
                 let _ = open_writer(&(Arc::new(again.clone()) as _));
                 if !again.hit() {
                     break;
@@ -196,8 +209,8 @@ fn power_loss_during_recovery() {
 #[test]
 fn failing_calls() {
     let mut rng = Rng(79);
-    let eio = Fault::Once(5);
-    let (enospc, eintr) = (Fault::Once(28), Fault::Once(4));
+    let eio = Fault::Errno(5);
+    let (enospc, eintr) = (Fault::Errno(28), Fault::Errno(4));
     for fault in [eio, enospc, eintr, Fault::Short] {
         for seed in 40..43 {
             for at in 1.. {
@@ -209,9 +222,8 @@ fn failing_calls() {
                     done.unwrap();
                 }
                 let what = format!("{fault:?} seed {seed} call {at}");
-                assert!(!sim.retried_sync(), "{what}");
-                check(&sim.after_kill(), ledger.appended, &ledger, &what);
-                let image = sim.after_crash(&mut some(&mut rng));
+                check(&kill(&sim), ledger.appended, &ledger, &what);
+                let image = crash(&sim, &mut || rng.coin());
                 check(&image, ledger.durable, &ledger, &what);
             }
         }

@@ -1,0 +1,703 @@
+//! Checkpoints against a second encoder, made from FORMAT.md: byte by byte, damaged everywhere, and written wrong.
+
+use super::*;
+use crate::catalog::PageInfo;
+use crate::delta::Batch;
+use crate::history::{BACKING, Store};
+use crate::keeper;
+use crate::log::double::{Call, Double};
+use crate::sequence::How;
+use crate::vfs::{RamVfs, read_full_at};
+use crate::{Bus, Durability, Options};
+
+const STORE: &str = "/s";
+const EIO: i32 = 5;
+
+fn store() -> &'static Path {
+    Path::new(STORE)
+}
+
+fn how(time: u64) -> How<'static> {
+    How { time: Some(time), wait: true, ..How::default() }
+}
+
+/// A page as the index tells it, and its bytes.
+#[derive(Clone)]
+struct Page {
+    info: PageInfo,
+    bytes: Vec<u8>,
+    bytes_epoch: u64,
+    /// Another place than the next one.
+    at: Option<u64>,
+}
+
+/// All that a checkpoint says.
+#[derive(Clone)]
+struct File {
+    automatic: bool,
+    uuid: [u8; 16],
+    epoch: u64,
+    time: u64,
+    next_id: u64,
+    pages: Vec<Page>,
+    tags: Vec<(String, u64)>,
+    digest: u128,
+}
+
+impl File {
+    fn encode(&self) -> Vec<u8> {
+        self.encode_with(&mut |_| {}, &mut |_| {})
+    }
+
+    /// Encodes with an index and a header that were changed before they got their hashes.
+    fn encode_with(
+        &self,
+        in_index: &mut dyn FnMut(&mut Vec<u8>),
+        in_head: &mut dyn FnMut(&mut Vec<u8>),
+    ) -> Vec<u8> {
+        let (mut out, mut index) = (vec![0; 4096], Vec::new());
+        for page in &self.pages {
+            let info = &page.info;
+            put_varint(&mut index, info.id);
+            put_text(&mut index, info.name.as_deref().unwrap_or(""));
+            put_text(&mut index, &info.dtype);
+            put_varint(&mut index, info.itemsize.into());
+            put_varint(&mut index, info.shape.len() as u64);
+            info.shape.iter().for_each(|&dim| put_varint(&mut index, dim));
+            put_varint(&mut index, info.nbytes);
+            put_text(&mut index, &info.meta);
+            index.push(info.location);
+            put_varint(&mut index, page.bytes_epoch);
+            put_varint(&mut index, info.desc_epoch);
+            let to = if page.bytes.len() > 16384 { 4096 } else { 8 };
+            out.resize(out.len().next_multiple_of(to), 0);
+            put_varint(&mut index, page.at.unwrap_or(out.len() as u64));
+            for part in page.bytes.chunks(16384) {
+                index.extend_from_slice(&h128(part).to_le_bytes());
+            }
+            out.extend_from_slice(&page.bytes);
+        }
+        for (name, epoch) in &self.tags {
+            put_text(&mut index, name);
+            put_varint(&mut index, *epoch);
+        }
+        in_index(&mut index);
+        out.resize(out.len().next_multiple_of(8), 0);
+        let at = out.len() as u64;
+        out.extend_from_slice(&index);
+        let mut head = b"\x89MMSB ckpt\r\n\x1a\n\0\xff".to_vec();
+        head.extend_from_slice(&[1, 0, 0, 0, self.automatic.into(), 0, 0, 0]);
+        head.resize(40, 0);
+        head.extend_from_slice(&self.uuid);
+        let counts = [self.pages.len() as u64, self.tags.len() as u64];
+        let places = [at, index.len() as u64, out.len() as u64];
+        for word in [self.epoch, self.time, self.next_id].iter().chain(&counts).chain(&places) {
+            head.extend_from_slice(&word.to_le_bytes());
+        }
+        head.extend_from_slice(&h128(&index).to_le_bytes());
+        head.extend_from_slice(&self.digest.to_le_bytes());
+        head.resize(4088, 0);
+        in_head(&mut head);
+        let sum = h64(&head);
+        head.extend_from_slice(&sum.to_le_bytes());
+        out[..4096].copy_from_slice(&head);
+        out
+    }
+}
+
+fn page(id: u64, name: Option<&str>, bytes: Vec<u8>, epoch: u64) -> Page {
+    let info = PageInfo {
+        id,
+        name: name.map(str::to_string),
+        dtype: String::new(),
+        itemsize: 1,
+        shape: vec![bytes.len() as u64],
+        nbytes: bytes.len() as u64,
+        epoch,
+        desc_epoch: 1,
+        meta: String::new(),
+        location: 0,
+    };
+    Page { info, bytes, bytes_epoch: epoch, at: None }
+}
+
+fn pattern(len: usize, seed: u32) -> Vec<u8> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// Calls without those that only go on with a write that was cut short.
+fn whole(calls: Vec<Call>) -> Vec<Call> {
+    let mut end = 0;
+    let goes_on = |call: &Call, end: &mut u64| {
+        let before = std::mem::replace(end, call.at + call.len);
+        call.what == "write" && call.at > 0 && before == *end
+    };
+    calls.into_iter().filter(|call| !goes_on(call, &mut end)).collect()
+}
+
+/// A bus, and what a checkpoint of it has to be.
+fn world() -> (Double, Bus, File) {
+    let double = Double::new(Arc::new(RamVfs::new()));
+    let options = Options {
+        durability: Some(Durability::Disk),
+        max_memory: Some(64 << 20),
+        seed: Some(3),
+        ..Options::default()
+    };
+    let bus = Bus::create_on(double.vfs(), store(), &options).unwrap();
+    let mut grid = page(2, Some("grid"), pattern(24, 1), 3);
+    grid.info.dtype = "\"<f4\"".into();
+    grid.info.itemsize = 4;
+    grid.info.shape = vec![2, 3];
+    grid.info.meta = "{\"unit\":\"m\"}".into();
+    grid.info.desc_epoch = 3;
+    grid.bytes_epoch = 2;
+    let mut deep = page(8, Some("deep"), vec![9], 2);
+    deep.info.shape = vec![1; 64];
+    let mut pages = vec![
+        page(1, Some("empty"), vec![], 1),
+        grid,
+        page(3, None, pattern(5, 2), 2),
+        page(4, Some("block"), pattern(16384, 3), 2),
+        page(5, Some("more"), pattern(16385, 4), 2),
+        page(7, None, pattern(40_000, 5), 3),
+        deep,
+        page(9, Some("zeros"), vec![0; 20_000], 1),
+        page(10, Some("last"), pattern(16, 6), 2),
+    ];
+    pages[7].info.location = 1;
+    let mut batch = Batch::new();
+    for page in &pages {
+        let info = &page.info;
+        let new = NewPage {
+            name: info.name.as_deref(),
+            dtype: &info.dtype,
+            itemsize: info.itemsize,
+            shape: &info.shape,
+            nbytes: info.nbytes,
+            meta: "",
+            location: info.location,
+        };
+        if info.id == 7 {
+            batch.create(6, &NewPage { name: Some("gone"), ..new });
+        }
+        batch.create(info.id, &new);
+    }
+    bus.commit(&mut batch, None, &how(1000)).unwrap();
+    batch.clear();
+    pages.iter().for_each(|page| batch.write(page.info.id, 0, &page.bytes));
+    bus.commit(&mut batch, None, &how(2000)).unwrap();
+    batch.clear();
+    batch.write(7, 30_000, b"x");
+    pages[5].bytes[30_000] = b'x';
+    batch.set_meta(2, "{\"unit\":\"m\"}");
+    batch.delete(6);
+    batch.tag("zz", Some(1), false);
+    batch.tag("now", None, false);
+    bus.commit(&mut batch, None, &how(1 << 60)).unwrap();
+    let at = bus.snapshot().unwrap();
+    let file = File {
+        automatic: false,
+        uuid: crate::log::read_meta(&double, store()).unwrap().uuid,
+        epoch: 3,
+        time: 1 << 60,
+        next_id: 11,
+        pages,
+        tags: vec![("now".into(), 3), ("zz".into(), 1)],
+        digest: at.digest(),
+    };
+    (double, bus, file)
+}
+
+fn contents(vfs: &dyn Vfs, path: &Path) -> Vec<u8> {
+    let file = vfs.open(path, OpenKind::Read).unwrap();
+    let mut bytes = vec![0; file.size().unwrap() as usize];
+    read_full_at(&*file, 0, &mut bytes).unwrap();
+    bytes
+}
+
+/// A file system with this checkpoint in it and nothing else.
+fn only(epoch: u64, bytes: &[u8]) -> RamVfs {
+    let vfs = RamVfs::new();
+    vfs.create_dir(store()).unwrap();
+    vfs.create_dir(&dir(store())).unwrap();
+    put(&vfs, epoch, bytes);
+    vfs
+}
+
+fn put(vfs: &dyn Vfs, epoch: u64, bytes: &[u8]) {
+    let file = vfs.open(&path(store(), epoch), OpenKind::CreateNew).unwrap();
+    write_all_at(&*file, 0, bytes).unwrap();
+}
+
+fn loaded(vfs: &dyn Vfs, file: &File, told: &mut Vec<(u64, u64)>) -> Result<Arc<Core>> {
+    let core = Core::new(BACKING, 16 << 20, false)?;
+    load(vfs, store(), file.epoch, file.uuid, &core, &mut |done, all| told.push((done, all)))?;
+    Ok(core)
+}
+
+#[test]
+fn a_checkpoint_byte_by_byte() {
+    let (double, bus, file) = world();
+    double.calls();
+    assert_eq!(bus.checkpoint().unwrap(), 3);
+    let changes: Vec<String> =
+        whole(double.calls()).iter().filter(|c| c.changes()).map(Call::to_string).collect();
+    let bytes = contents(&double, Path::new("/s/checkpoints/0000000000000003.ckpt"));
+    let expected = file.encode();
+    assert_eq!(bytes.len(), expected.len());
+    assert!(bytes == expected);
+    let body = expected.len() - 4096;
+    let expected = [
+        "create .tmp-0000000000000003.ckpt".into(),
+        format!("write .tmp-0000000000000003.ckpt 4096+{body}"),
+        "write .tmp-0000000000000003.ckpt 0+4096".into(),
+        "sync .tmp-0000000000000003.ckpt".into(),
+        // All of it is durable before it has its name.
+        "rename to 0000000000000003.ckpt".into(),
+        "sync_dir checkpoints".into(),
+        // And the log tells of it.
+    ];
+    assert_eq!(changes[..6], expected);
+    assert!(changes[6].starts_with("write creating"), "{changes:?}");
+    // Asked again, it is looked at only.
+    double.calls();
+    assert_eq!(bus.checkpoint().unwrap(), 3);
+    assert_eq!(double.changes(), [""; 0]);
+    let read = |at: &Snapshot, automatic| {
+        write(&double, store(), file.uuid, at, automatic).unwrap();
+        contents(&double, Path::new("/s/checkpoints/.tmp-0000000000000003.ckpt"))
+    };
+    let at = bus.snapshot().unwrap();
+    assert!(read(&at, false) == bytes);
+    // The remains of an attempt are in nobody's way.
+    assert!(read(&at, true) == File { automatic: true, ..file.clone() }.encode());
+    assert_eq!(write(&double, store(), file.uuid, &at, true).unwrap(), bytes.len() as u64);
+}
+
+/// What is loaded is what was there, down to names, tags and counts.
+#[test]
+fn loading() {
+    let (_, bus, file) = world();
+    let bytes = file.encode();
+    let vfs = only(3, &bytes);
+    let mut told = Vec::new();
+    let core = loaded(&vfs, &file, &mut told).unwrap();
+    let got = Snapshot::newest(&core).unwrap();
+    assert_eq!((got.epoch(), got.time(), got.next_id()), (3, 1 << 60, 11));
+    assert_eq!((got.page_count(), got.digest()), (9, file.digest));
+    assert_eq!(got.tags(), file.tags);
+    assert_eq!(got.infos(), file.pages.iter().map(|p| p.info.clone()).collect::<Vec<_>>());
+    assert_eq!(got.infos(), bus.snapshot().unwrap().infos());
+    let all: u64 = file.pages.iter().map(|p| p.info.nbytes).sum();
+    assert_eq!(core.log_and_page_bytes(), (0, all));
+    for page in &file.pages {
+        assert!(got.view(page.info.id).unwrap().bytes() == page.bytes);
+        if let Some(name) = &page.info.name {
+            assert_eq!(got.find(name), Some(page.info.id));
+        }
+    }
+    assert_eq!(got.find("gone"), None);
+    let index_at = u64::from_le_bytes(bytes[96..104].try_into().unwrap());
+    let ends: Vec<u64> = told.iter().map(|t| t.0).collect();
+    assert!(told.iter().all(|t| t.1 == index_at) && ends.len() == 9);
+    assert!(ends.is_sorted());
+    assert_eq!((ends[0], ends[1], ends[8]), (4096, 4096 + 24, index_at));
+    assert_eq!(verify(&vfs, store(), 3, file.uuid).unwrap(), bytes.len() as u64);
+    // The engine goes on from there: an old and a new page, a name and a tag.
+    let mut batch = Batch::new();
+    batch.rename(2, Some("gone"));
+    batch.write(7, 39_999, b"!");
+    batch.untag("zz");
+    core.replay(4, 5, batch_ops(&batch)).unwrap();
+    let after = Snapshot::newest(&core).unwrap();
+    assert_eq!((after.find("grid"), after.find("gone")), (None, Some(2)));
+    assert_eq!((after.tags().len(), after.view(7).unwrap().bytes()[39_999]), (1, b'!'));
+    assert_eq!(got.find("grid"), Some(2));
+}
+
+fn batch_ops(batch: &Batch) -> &[u8] {
+    batch.ops()
+}
+
+/// A state without pages and tags: nothing but a header.
+#[test]
+fn an_empty_state() {
+    let (_, _, file) = world();
+    let core = Core::new(BACKING, 16 << 20, false).unwrap();
+    let digest = Snapshot::newest(&core).unwrap().digest();
+    let empty = File { pages: vec![], tags: vec![], digest, ..file };
+    let bytes = empty.encode();
+    assert_eq!(bytes.len(), 4096);
+    let vfs = only(3, &bytes);
+    let mut told = Vec::new();
+    let core = loaded(&vfs, &empty, &mut told).unwrap();
+    assert_eq!((core.epoch(), told.len()), (3, 0));
+    assert_eq!(verify(&vfs, store(), 3, empty.uuid).unwrap(), 4096);
+}
+
+/// One bit of every byte that matters, one of many in the pages: always found by `verify`, never a wrong state.
+#[test]
+fn damage_everywhere() {
+    let (_, _, mut file) = world();
+    file.automatic = true;
+    let bytes = file.encode();
+    let index_at = u64::from_le_bytes(bytes[96..104].try_into().unwrap()) as usize;
+    let mut vfs = only(3, &bytes);
+    assert!(is_automatic(&vfs, store(), 3).unwrap());
+    let target = vfs.open(&path(store(), 3), OpenKind::ReadWrite).unwrap();
+    for at in 0..bytes.len() {
+        let dense = at < 160 || (4080..4200).contains(&at) || at >= index_at;
+        if !(dense || bytes[at] == 0 && at % 7 == 0 || at % 101 == 0) {
+            continue;
+        }
+        write_all_at(&*target, at as u64, &[bytes[at] ^ 1 << (at % 8)]).unwrap();
+        let error = verify(&vfs, store(), 3, file.uuid).unwrap_err();
+        assert_eq!(error.code, Code::Corruption, "byte {at}");
+        assert_eq!(error.detail.file, Some(path(store(), 3)));
+        assert!(error.detail.offset.unwrap() <= at as u64 || at < 4096);
+        assert_eq!(is_automatic(&vfs, store(), 3).unwrap(), at >= 4096, "byte {at}");
+        if at % 11 == 0 || at < 160 {
+            match loaded(&vfs, &file, &mut Vec::new()) {
+                Ok(core) => assert_eq!(Snapshot::newest(&core).unwrap().digest(), file.digest),
+                Err(error) => assert_eq!(error.code, Code::Corruption, "byte {at}"),
+            }
+        }
+        write_all_at(&*target, at as u64, &bytes[at..at + 1]).unwrap();
+    }
+    let len = bytes.len();
+    for (cut, offset) in [(0, 0), (1, 0), (4095, 0), (4096, 96), (len - 1, 96), (len + 1, 96)] {
+        let mut bad = bytes.clone();
+        bad.resize(cut, 0);
+        vfs = only(3, &bad);
+        for error in [
+            verify(&vfs, store(), 3, file.uuid).unwrap_err(),
+            loaded(&vfs, &file, &mut Vec::new()).unwrap_err(),
+        ] {
+            assert_eq!(
+                (error.code, error.detail.offset),
+                (Code::Corruption, Some(offset)),
+                "{cut}"
+            );
+        }
+        assert_eq!(is_automatic(&vfs, store(), 3).unwrap(), cut >= 4096);
+    }
+}
+
+/// The answer of loading and of `verify`: both fail alike, and say where.
+fn refused(file: &File, bytes: &[u8]) -> (Code, Option<u64>) {
+    let vfs = only(file.epoch, bytes);
+    let error = loaded(&vfs, file, &mut Vec::new()).unwrap_err();
+    let other = verify(&vfs, store(), file.epoch, file.uuid).unwrap_err();
+    assert_eq!((error.code, error.detail.offset), (other.code, other.detail.offset));
+    (error.code, error.detail.offset)
+}
+
+fn set(head: &mut [u8], at: usize, word: u64) {
+    head[at..at + 8].copy_from_slice(&word.to_le_bytes());
+}
+
+fn get(head: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(head[at..at + 8].try_into().unwrap())
+}
+
+/// Headers whose own hash is right and which say what cannot be.
+#[test]
+fn headers_that_lie() {
+    let (_, _, file) = world();
+    let lie = |change: &dyn Fn(&mut Vec<u8>)| {
+        refused(&file, &file.encode_with(&mut |_| {}, &mut |head| change(head)))
+    };
+    for major in [0, 2, 255] {
+        assert_eq!(lie(&|head| head[16] = major).0, Code::FormatVersion);
+    }
+    assert_eq!(lie(&|head| head[24] = 1).0, Code::FormatVersion);
+    assert_eq!(lie(&|head| head[31] = 0x80).0, Code::FormatVersion);
+    let corrupt = |offset| (Code::Corruption, Some(offset));
+    assert_eq!(lie(&|head| head[0] ^= 1), corrupt(0));
+    assert_eq!(lie(&|head| head[15] ^= 1), corrupt(0));
+    assert_eq!(lie(&|head| head[40] ^= 1), corrupt(40));
+    assert_eq!(lie(&|head| head[55] ^= 1), corrupt(40));
+    assert_eq!(lie(&|head| set(head, 56, 4)), corrupt(40));
+    for at in [96, 104, 112] {
+        for more in [1, u64::MAX] {
+            let change = |head: &mut Vec<u8>| {
+                let word = get(head, at).wrapping_add(more);
+                set(head, at, word);
+            };
+            assert_eq!(lie(&change), corrupt(96));
+        }
+    }
+    // An index that begins inside the header.
+    let inside = |head: &mut Vec<u8>| {
+        let end = get(head, 112);
+        set(head, 96, 4088);
+        set(head, 104, end - 4088);
+    };
+    assert_eq!(lie(&inside), corrupt(96));
+    assert_eq!(lie(&|head| set(head, 104, u64::MAX)), corrupt(96));
+    for at in [152, 1000, 4087] {
+        assert_eq!(lie(&|head| head[at] = 1), corrupt(96));
+    }
+    let index_at = get(&file.encode(), 96);
+    assert_eq!(lie(&|head| head[120] ^= 1), corrupt(index_at));
+    assert_eq!(lie(&|head| head[135] ^= 1), corrupt(index_at));
+    // What may differ: the minor version and features that a reader need not know.
+    let minor = file.encode_with(&mut |_| {}, &mut |head| {
+        head[18] = 7;
+        head[32] = 1;
+    });
+    loaded(&only(3, &minor), &file, &mut Vec::new()).unwrap();
+}
+
+/// What only loading can see: the state, and tags.
+#[test]
+fn states_that_lie() {
+    let (_, _, file) = world();
+    let load_only = |file: &File, bytes: &[u8]| {
+        let error = loaded(&only(3, bytes), file, &mut Vec::new()).unwrap_err();
+        (error.code, error.detail.offset)
+    };
+    let other = File { digest: file.digest ^ 1 << 100, ..file.clone() };
+    assert_eq!(load_only(&file, &other.encode()), (Code::Corruption, Some(136)));
+    let index_at = Some(get(&file.encode(), 96));
+    let more = file.encode_with(&mut |index| index.push(0), &mut |_| {});
+    assert_eq!(load_only(&file, &more), (Code::Corruption, index_at));
+    let fewer = file.encode_with(&mut |index| index.truncate(index.len() - 1), &mut |_| {});
+    assert_eq!(load_only(&file, &fewer), (Code::Corruption, index_at));
+    let tags = file.encode_with(&mut |_| {}, &mut |head| set(head, 88, 3));
+    assert_eq!(load_only(&file, &tags), (Code::Corruption, index_at));
+    // A description of the future, and bytes of it.
+    for at in 0..file.pages.len() {
+        for bytes in [false, true] {
+            let mut wrong = file.clone();
+            let page = &mut wrong.pages[at];
+            *(if bytes { &mut page.bytes_epoch } else { &mut page.info.desc_epoch }) = 4;
+            assert_eq!(load_only(&wrong, &wrong.encode()), (Code::Corruption, index_at));
+        }
+    }
+}
+
+/// Entries whose hash is right and which say what cannot be.
+#[test]
+fn entries_that_lie() {
+    let (_, _, file) = world();
+    let index_at = |file: &File| Some(get(&file.encode(), 96));
+    let bad = |at: usize, change: &dyn Fn(&mut Page)| {
+        let mut file = file.clone();
+        change(&mut file.pages[at]);
+        assert_eq!(refused(&file, &file.encode()), (Code::Corruption, index_at(&file)));
+    };
+    bad(0, &|page| page.info.id = 0);
+    bad(8, &|page| page.info.id = crate::apply::MAX_ID);
+    bad(8, &|page| page.info.id = u64::MAX);
+    bad(6, &|page| page.info.shape = vec![1; 65]);
+    bad(8, &|page| page.at = Some(u64::MAX));
+    bad(8, &|page| page.info.nbytes = u64::MAX);
+    let mut end = file.clone();
+    end.pages[8].info.nbytes += 8;
+    assert_eq!(refused(&end, &end.encode()), (Code::Corruption, index_at(&end)));
+    // An itemsize over 32 bits, a name that is no text: both in the first entry, whose bytes are known.
+    let entry = |change: &dyn Fn(&mut Vec<u8>)| {
+        refused(&file, &file.encode_with(&mut |index| change(index), &mut |_| {})).0
+    };
+    assert_eq!(file.encode()[index_at(&file).unwrap() as usize..][..9], *b"\x01\x05empty\0\x01");
+    let long = |index: &mut Vec<u8>| {
+        index.splice(8..9, [0x80, 0x80, 0x80, 0x80, 0x10]);
+    };
+    assert_eq!(entry(&long), Code::Corruption);
+    assert_eq!(entry(&|index| index[2] = 0xFF), Code::Corruption);
+    assert_eq!(entry(&|index| index.truncate(200)), Code::Corruption);
+    assert_eq!(entry(&|index| index.clear()), Code::Corruption);
+    let more = file.encode_with(&mut |_| {}, &mut |head| set(head, 80, 12));
+    assert_eq!(refused(&file, &more).0, Code::Corruption);
+    // Bytes that are not those of the entry: the place is that of the block.
+    let mut bytes = file.encode();
+    let large = bytes.windows(8).position(|w| *w == file.pages[5].bytes[..8]).unwrap();
+    bytes[large + 16384 * 2 + 5] ^= 1;
+    let at = large as u64 + 16384 * 2;
+    assert_eq!(refused(&file, &bytes), (Code::Corruption, Some(at)));
+}
+
+/// Between pages there are less than 4096 bytes, all zero; `verify` looks.
+#[test]
+fn gaps() {
+    let (_, _, file) = world();
+    let two = |first: usize| {
+        let pages = vec![page(1, None, vec![7; first], 1), page(2, None, vec![8; 20_000], 1)];
+        File { pages, tags: vec![], ..file.clone() }
+    };
+    let verified = |file: &File, bytes: &[u8]| verify(&only(3, bytes), store(), 3, file.uuid);
+    for first in [1, 8, 4095, 4096] {
+        let file = two(first);
+        verified(&file, &file.encode()).unwrap();
+    }
+    // The same with the second page moved up by so much that nothing explains it.
+    let file = two(4096);
+    let mut moved = file.clone();
+    moved.pages[1].at = Some(3 * 4096);
+    let mut bytes = moved.encode();
+    bytes.splice(8192..8192, [0; 4096]);
+    let places: Vec<u64> = [96, 112].map(|at| get(&bytes, at) + 4096).to_vec();
+    set(&mut bytes, 96, places[0]);
+    set(&mut bytes, 112, places[1]);
+    let sum = h64(&bytes[..4088]);
+    set(&mut bytes, 4088, sum);
+    let error = verified(&moved, &bytes).unwrap_err();
+    assert_eq!((error.code, error.detail.offset), (Code::Corruption, Some(8192)));
+    assert!(error.message.contains("follow"), "{error}");
+    // Or before the end of the first.
+    let mut back = two(5000);
+    back.pages[1].at = Some(9000);
+    let error = verified(&back, &back.encode()).unwrap_err();
+    assert!(error.message.contains("follow"), "{error}");
+    assert_eq!(error.detail.offset, Some(4096 + 5000));
+    let mut dirty = two(4095).encode();
+    dirty[8191] = 1;
+    let error = verified(&file, &dirty).unwrap_err();
+    assert_eq!((error.code, error.detail.offset), (Code::Corruption, Some(8191)));
+    assert!(error.message.contains("padding"), "{error}");
+}
+
+/// Large states go out in large pieces, however many pages there are.
+#[test]
+fn writes_are_gathered() {
+    let (double, bus, _) = world();
+    let mut batch = Batch::new();
+    for id in 11..311 {
+        let new = NewPage {
+            name: None,
+            dtype: "",
+            itemsize: 1,
+            shape: &[16384],
+            nbytes: 16384,
+            meta: "",
+            location: 0,
+        };
+        batch.create(id, &new);
+    }
+    bus.commit(&mut batch, None, &how(1)).unwrap();
+    double.calls();
+    bus.checkpoint().unwrap();
+    let calls = whole(double.calls());
+    let sizes: Vec<u64> = calls
+        .iter()
+        .filter(|c| c.what == "write" && c.path.to_string_lossy().contains(".tmp-"))
+        .map(|c| c.len)
+        .collect();
+    assert!(sizes.len() <= 7, "{sizes:?}");
+    assert!(sizes.iter().all(|&n| n <= (1 << 20) + 16384), "{sizes:?}");
+    let named = bus.snapshot().unwrap();
+    let core = Core::new(BACKING, 64 << 20, false).unwrap();
+    let uuid = crate::log::read_meta(&double, store()).unwrap().uuid;
+    load(&double, store(), 4, uuid, &core, &mut |_, _| {}).unwrap();
+    assert_eq!(Snapshot::newest(&core).unwrap().digest(), named.digest());
+}
+
+/// Every call of a checkpoint fails once: the error says so, and nothing is left but what the next attempt removes.
+#[test]
+fn every_call_fails_once() {
+    let (double, bus, file) = world();
+    let at = bus.snapshot().unwrap();
+    let expected = file.encode();
+    for nth in 1.. {
+        double.calls();
+        double.fail_once(nth, EIO);
+        let done = write(&double, store(), file.uuid, &at, false)
+            .and_then(|_| install(&double, store(), 3));
+        double.heal();
+        let calls = double.calls();
+        if calls.len() < nth {
+            done.unwrap();
+            break;
+        }
+        let error = done.unwrap_err();
+        assert_eq!(
+            (error.code, error.detail.errno),
+            (Code::Storage, Some(EIO)),
+            "{}",
+            calls[nth - 1]
+        );
+        let named = list(&double, store()).unwrap();
+        assert!(named.is_empty() || calls[nth - 1].what == "sync_dir");
+        let left = double.list(&dir(store())).unwrap();
+        assert_eq!(
+            left.len(),
+            usize::from(["rename to", "sync_dir"].contains(&calls[nth - 1].what))
+        );
+    }
+    assert!(contents(&double, &path(store(), 3)) == expected);
+    for nth in 1.. {
+        double.calls();
+        double.fail_once(nth, EIO);
+        let mut errors = Vec::new();
+        errors.extend(list(&double, store()).err());
+        errors.extend(is_automatic(&double, store(), 3).err());
+        errors.extend(verify(&double, store(), 3, file.uuid).err());
+        errors.extend(loaded(&double, &file, &mut Vec::new()).err());
+        double.heal();
+        let calls = double.calls();
+        if calls.len() < nth {
+            assert!(errors.is_empty() && nth > 20);
+            break;
+        }
+        // A header that cannot be read is left alone.
+        assert!(
+            errors.len() == 1 || calls[nth - 1].what == "read" && nth == 3,
+            "{}",
+            calls[nth - 1]
+        );
+        assert!(errors.iter().all(|e| e.detail.errno == Some(EIO)));
+    }
+    // Remains that cannot be removed, and a directory that is not there.
+    let left = dir(store()).join(".tmp-0000000000000003.ckpt");
+    double.open(&left, OpenKind::CreateNew).unwrap();
+    double.fail(|call| (call.what == "unlink").then(|| io::Error::from_raw_os_error(EIO)));
+    assert_eq!(write(&double, store(), file.uuid, &at, false).unwrap_err().detail.errno, Some(EIO));
+    double.heal();
+    write(&double, store(), file.uuid, &at, false).unwrap();
+    assert_eq!(list(&RamVfs::new(), store()).unwrap(), [0u64; 0]);
+}
+
+#[test]
+fn names_that_are_checkpoints() {
+    let vfs = only(0x1_0000_0001, b"");
+    put(&vfs, 2, b"");
+    put(&vfs, 0xabc, b"");
+    for other in ["3.ckpt", ".tmp-0000000000000004.ckpt", "0000000000000ABD.ckpt", "note", "x.ckpt"]
+    {
+        vfs.open(&dir(store()).join(other), OpenKind::CreateNew).unwrap();
+    }
+    assert_eq!(list(&vfs, store()).unwrap(), [2, 0xabc, 0x1_0000_0001]);
+}
+
+/// Of those made unasked the newest two and one per doubling stay; those asked for, those of tags, and those that
+/// cannot be read are left alone.
+#[test]
+fn thinning() {
+    let (_, _, file) = world();
+    let vfs = only(1, &File { epoch: 1, ..file.clone() }.encode());
+    for epoch in 2..=20 {
+        put(&vfs, epoch, &File { epoch, automatic: true, ..file.clone() }.encode());
+    }
+    put(&vfs, 21, b"torn");
+    let vfs: Arc<dyn Vfs> = Arc::new(vfs);
+    let store = Store { vfs: vfs.clone(), dir: store().to_path_buf(), uuid: file.uuid };
+    keeper::thin(&store, &[("tag".into(), 7), ("other".into(), 30)]).unwrap();
+    // Distances from 20: 16 and more, 8 and more, 4, 2; the first of each stays.
+    let left = list(&*vfs, &store.dir).unwrap();
+    assert_eq!(left, [1, 2, 5, 7, 13, 17, 19, 20, 21]);
+    keeper::thin(&store, &[]).unwrap();
+    assert_eq!(list(&*vfs, &store.dir).unwrap(), [1, 2, 5, 13, 17, 19, 20, 21]);
+    let double = Double::new(vfs);
+    let store = Store { vfs: double.vfs(), ..store };
+    keeper::thin(&store, &[]).unwrap();
+    put(&double, 18, &File { epoch: 18, automatic: true, ..file.clone() }.encode());
+    double.fail(|call| (call.what == "unlink").then(|| io::Error::from_raw_os_error(EIO)));
+    assert_eq!(keeper::thin(&store, &[]).unwrap_err().detail.errno, Some(EIO));
+}

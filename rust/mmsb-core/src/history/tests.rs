@@ -1,0 +1,295 @@
+//! Past epochs against what each epoch was when it was committed; and what restoring one writes.
+
+use std::path::Path;
+
+use super::*;
+use crate::delta::{Batch, NewPage};
+use crate::log::double::Double;
+use crate::sequence::How;
+use crate::vfs::{OpenKind, RamVfs, read_full_at, write_all_at};
+use crate::{Bus, Durability, Mode, Options, restore};
+
+const DIR: &str = "/s";
+
+fn options() -> Options {
+    Options {
+        durability: Some(Durability::Os),
+        max_memory: Some(64 << 20),
+        seed: Some(3),
+        segment_bytes: Some(4096 + 600),
+        ..Options::default()
+    }
+}
+
+fn how(epoch: u64) -> How<'static> {
+    How { time: Some(1000 + epoch), wait: true, ..How::default() }
+}
+
+fn new(name: Option<&str>, nbytes: u64) -> NewPage<'_> {
+    NewPage { name, dtype: "", itemsize: 1, shape: &[], nbytes, meta: "", location: 0 }
+}
+
+/// A bus of nine epochs with a checkpoint of epoch 5, and the digest of every epoch.
+fn nine() -> (Double, Bus, Vec<u128>) {
+    let double = Double::new(Arc::new(RamVfs::new()));
+    let bus = Bus::create_on(double.vfs(), Path::new(DIR), &options()).unwrap();
+    let mut digests = vec![bus.snapshot().unwrap().digest()];
+    let mut batch = Batch::new();
+    for epoch in 1..=9u64 {
+        batch.clear();
+        let name = format!("page {epoch}");
+        batch.create(epoch, &NewPage { shape: &[100], ..new(Some(&name), 100) });
+        batch.write(1, epoch, &[epoch as u8; 20]);
+        let source = (epoch == 3).then_some("physics");
+        let meta = (epoch == 4).then_some("{\"step\":4}");
+        let how = How { source, meta, ..how(epoch) };
+        assert_eq!(bus.commit(&mut batch, None, &how).unwrap().epoch, epoch);
+        digests.push(bus.snapshot().unwrap().digest());
+        if epoch == 5 {
+            assert_eq!(bus.checkpoint().unwrap(), 5);
+        }
+    }
+    (double, bus, digests)
+}
+
+fn store(bus: &Bus, vfs: Arc<dyn Vfs>) -> Store {
+    let uuid = log::read_meta(&*vfs, Path::new(DIR)).unwrap().uuid;
+    Store { vfs, dir: bus.path().unwrap().to_path_buf(), uuid }
+}
+
+#[test]
+fn every_epoch_from_the_nearest_base() {
+    let (double, bus, digests) = nine();
+    let store = store(&bus, double.vfs());
+    for epoch in 0..=9u64 {
+        let replay = Replay::begin(&store, &Base::Store, epoch, 64 << 20).unwrap();
+        assert_eq!(replay.epoch(), if epoch >= 5 { 5 } else { 0 });
+        // Forward from there, and once more for the same.
+        for to in epoch..=9 {
+            for _ in 0..2 {
+                let got = replay.to(&store, to).unwrap();
+                assert_eq!((got.epoch(), got.digest()), (to, digests[to as usize]));
+                assert_eq!(replay.epoch(), to);
+            }
+        }
+        let error = replay.to(&store, 10).unwrap_err();
+        assert_eq!(error.code, Code::Corruption);
+        assert_eq!(bus.snapshot_at(epoch).unwrap().digest(), digests[epoch as usize]);
+    }
+    let late = Replay::begin(&store, &Base::Store, 9, 64 << 20).unwrap();
+    late.to(&store, 9).unwrap();
+    let error = late.to(&store, 8).unwrap_err();
+    assert_eq!(error.code, Code::EpochNotFound);
+    // What a fork stands on is a base too.
+    let base = bus.snapshot_at(6).unwrap();
+    let replay = Replay::begin(&store, &Base::Fork(&base), 8, 64 << 20).unwrap();
+    assert_eq!(replay.epoch(), 6);
+    assert_eq!(replay.to(&store, 8).unwrap().digest(), digests[8]);
+}
+
+/// What the log tells of each commit.
+#[test]
+fn entries() {
+    let (_, bus, _) = nine();
+    let entries: Vec<LogEntry> = bus.log(2, 5, false).unwrap().map(|e| e.unwrap()).collect();
+    let told: Vec<_> =
+        entries.iter().map(|e| (e.epoch(), e.time(), e.source(), e.meta())).collect();
+    let step = Some("{\"step\":4}");
+    let expected = [
+        (2, 1002, None, None),
+        (3, 1003, Some("physics"), None),
+        (4, 1004, None, step),
+        (5, 1005, None, None),
+    ];
+    assert_eq!(told, expected);
+    let ops: Vec<Op<'_>> = entries[1].ops().map(|op| op.unwrap()).collect();
+    assert_eq!(ops.len(), 2);
+    assert!(matches!(&ops[0], Op::Create { id: 3, name: Some("page 3"), nbytes: 100, .. }));
+    assert_eq!(ops[1], Op::Write { id: 1, offset: 3, data: &[3; 20] });
+    let broken = OwnedCommit { epoch: 7, time: 0, source: None, meta: None, ops: vec![200] };
+    let error = LogEntry(broken).ops().next().unwrap().unwrap_err();
+    assert_eq!(error.code, Code::Corruption);
+    assert!(error.message.contains("epoch 7"));
+    let mut iter = bus.log(9, 20, false).unwrap();
+    assert_eq!(iter.next().unwrap().unwrap().epoch(), 9);
+    assert!(iter.next().is_none() && iter.next().is_none());
+}
+
+/// An iterator over damage says so once and ends.
+#[test]
+fn entries_over_damage() {
+    let (double, bus, _) = nine();
+    let log = Path::new(DIR).join("log");
+    let names = double.list(&log).unwrap();
+    let file = double.open(&log.join(&names[1]), OpenKind::ReadWrite).unwrap();
+    write_all_at(&*file, 4100, b"!!!!").unwrap();
+    let mut iter = bus.log(1, 9, false).unwrap();
+    let good = iter.by_ref().take_while(|e| e.is_ok()).count();
+    assert!(good > 0 && good < 9);
+    assert!(iter.next().is_none());
+}
+
+/// Damage in a checkpoint: the one before it or the log serves. Anything else about it is an error.
+#[test]
+fn a_damaged_checkpoint_is_passed_over() {
+    let (double, bus, digests) = nine();
+    bus.checkpoint().unwrap();
+    let store = store(&bus, double.vfs());
+    let fresh = || Core::new(BACKING, 16 << 20, false);
+    let load = |epochs: &[u64]| {
+        load_newest(&store, epochs.iter().copied(), fresh().unwrap(), &fresh, &mut |_, _| {})
+    };
+    let (core, at) = load(&[9, 5]).unwrap();
+    assert_eq!((core.epoch(), at), (9, Some(9)));
+    let newest = checkpoint::path(&store.dir, 9);
+    let file = double.open(&newest, OpenKind::ReadWrite).unwrap();
+    let mut bytes = vec![0; file.size().unwrap() as usize];
+    read_full_at(&*file, 0, &mut bytes).unwrap();
+    // In the pages, so that the engine had been filled when it showed.
+    write_all_at(&*file, 4100, &[bytes[4100] ^ 1]).unwrap();
+    let (core, at) = load(&[9, 5]).unwrap();
+    assert_eq!((core.epoch(), at), (5, Some(5)));
+    assert_eq!(Snapshot::newest(&core).unwrap().digest(), digests[5]);
+    let (core, at) = load(&[9]).unwrap();
+    assert_eq!((core.epoch(), at), (0, None));
+    let (core, at) = load(&[]).unwrap();
+    assert_eq!((core.epoch(), at), (0, None));
+    assert_eq!(bus.snapshot_at(9).unwrap().digest(), digests[9]);
+    let replay = Replay::begin(&store, &Base::Store, 9, 16 << 20).unwrap();
+    assert_eq!(replay.epoch(), 5);
+    double.fail(|call| {
+        let hit = call.what == "read" && call.path.ends_with("0000000000000009.ckpt");
+        hit.then(|| std::io::Error::from_raw_os_error(5))
+    });
+    assert_eq!(load(&[9, 5]).unwrap_err().code, Code::Storage);
+    double.heal();
+    write_all_at(&*file, 4100, &bytes[4100..4101]).unwrap();
+    let small = || Core::new(BACKING, 1 << 20, false);
+    assert!(load_newest(&store, [9].into_iter(), small().unwrap(), &small, &mut |_, _| {}).is_ok());
+}
+
+/// A record that is sound and does not fit the state is damage of its place; a full memory is not.
+#[test]
+fn records_that_do_not_fit() {
+    let commit = log::Commit {
+        epoch: 7,
+        time: 1,
+        source: None,
+        meta: None,
+        ops: b"",
+        offset: 4200,
+        file: Path::new("/s/log/x.mlog"),
+    };
+    for code in Code::ALL {
+        let error = at_record(Error::new(*code, "what"), &commit);
+        if matches!(code, Code::OutOfSpace | Code::Storage) {
+            assert_eq!((error.code, error.detail.offset), (*code, None));
+        } else {
+            assert_eq!(error.code, Code::Corruption);
+            assert_eq!((error.detail.offset, error.detail.epoch), (Some(4200), Some(7)));
+            assert_eq!(error.detail.file.as_deref(), Some(commit.file));
+            assert!(error.message.contains("what"));
+        }
+    }
+    // Through the front door: an operation on a page that is not there.
+    let double = Double::new(Arc::new(RamVfs::new()));
+    let bus = Bus::create_on(double.vfs(), Path::new(DIR), &options()).unwrap();
+    let mut batch = Batch::new();
+    batch.create(1, &NewPage { shape: &[9], ..new(None, 9) });
+    bus.commit(&mut batch, None, &how(1)).unwrap();
+    bus.close().unwrap();
+    let lock = log::lock(&double, Path::new(DIR)).unwrap();
+    let opts = log::LogOptions { seed: Some(3), ..log::LogOptions::default() };
+    let (dir, mode) = (Path::new(DIR), log::OpenMode::Writer(lock));
+    let (log, _) =
+        log::open(double.vfs(), dir, opts, 0, mode, &mut |_| Ok(()), &mut |_, _| {}).unwrap();
+    batch.clear();
+    batch.write(5, 0, b"x");
+    let mut buf = vec![0; log::HEADROOM];
+    buf.extend_from_slice(batch.ops());
+    let mut log = log.unwrap();
+    log.append(2, 5, 0, &mut buf).unwrap();
+    log.close().unwrap();
+    drop(log);
+    let opened = Bus::open_on(double.vfs(), dir, Mode::Read, &Options::default(), &mut |_, _| {});
+    let error = opened.unwrap_err();
+    assert_eq!((error.code, error.detail.epoch), (Code::Corruption, Some(2)));
+    assert_eq!(error.detail.offset, Some(4096));
+}
+
+/// What a restore writes: all that differs, nothing that does not, names freed before they are given.
+#[test]
+fn a_restore_writes_what_differs() {
+    let bus = Bus::memory(&Options { max_memory: Some(64 << 20), ..Options::default() }).unwrap();
+    let commit = |fill: &dyn Fn(&mut Batch)| {
+        let mut batch = Batch::new();
+        fill(&mut batch);
+        bus.commit(&mut batch, None, &how(0)).unwrap()
+    };
+    commit(&|batch| {
+        batch.create(1, &NewPage { shape: &[8], ..new(Some("same"), 8) });
+        batch.create(2, &NewPage { shape: &[8], ..new(Some("a"), 8) });
+        batch.create(3, &NewPage { shape: &[8], ..new(Some("b"), 8) });
+        batch.create(4, &NewPage { shape: &[8], meta: "{\"m\":1}", ..new(None, 8) });
+        batch.create(5, &NewPage { shape: &[10], ..new(Some("shrunk"), 10) });
+        batch.create(6, &NewPage { shape: &[6], ..new(None, 6) });
+        batch.create(7, &NewPage { shape: &[40_000], ..new(Some("gone"), 40_000) });
+        batch.create(8, &NewPage { shape: &[2, 4], ..new(None, 8) });
+        batch.create(9, &NewPage { shape: &[8], ..new(None, 8) });
+        batch.write(5, 0, b"0123456789");
+        batch.write(6, 0, b"abcdef");
+        batch.write(7, 20_000, b"in the middle");
+    });
+    let past = bus.snapshot().unwrap();
+    commit(&|batch| {
+        batch.rename(2, None);
+        batch.rename(3, Some("a"));
+        batch.rename(2, Some("b"));
+        batch.set_meta(4, "{\"m\":2}");
+        batch.resize(5, &[4], 4);
+        batch.resize(6, &[12], 12);
+        batch.write(6, 1, b"X");
+        batch.delete(7);
+        batch.resize(8, &[4, 2], 8);
+        batch.rename(9, Some("named"));
+        batch.create(10, &NewPage { shape: &[1], ..new(Some("gone"), 1) });
+        batch.create(11, &NewPage { shape: &[1], ..new(None, 1) });
+    });
+    let head = bus.snapshot().unwrap();
+    let mut batch = Batch::new();
+    restore::plan(&head, &past, &mut batch).unwrap();
+    let got: Vec<Op<'_>> = Ops::new(batch.ops()).map(|op| op.unwrap()).collect();
+    let block = past.view(7).unwrap().bytes()[16384..32768].to_vec();
+    let expected = [
+        Op::Delete { id: 10 },
+        Op::Delete { id: 11 },
+        Op::Rename { id: 2, name: None },
+        Op::Rename { id: 3, name: None },
+        Op::Rename { id: 9, name: None },
+        Op::Rename { id: 2, name: Some("a") },
+        Op::Rename { id: 3, name: Some("b") },
+        Op::SetMeta { id: 4, meta: "{\"m\":1}" },
+        Op::Resize { id: 5, shape: vec![10], nbytes: 10 },
+        Op::Write { id: 5, offset: 4, data: b"456789" },
+        Op::Resize { id: 6, shape: vec![6], nbytes: 6 },
+        Op::Write { id: 6, offset: 1, data: b"b" },
+        Op::Create {
+            id: 7,
+            name: Some("gone"),
+            dtype: "",
+            itemsize: 1,
+            shape: vec![40_000],
+            nbytes: 40_000,
+            meta: "",
+            location: 0,
+        },
+        Op::Write { id: 7, offset: 16384, data: &block },
+        Op::Resize { id: 8, shape: vec![2, 4], nbytes: 8 },
+    ];
+    assert_eq!(got, expected);
+    let digest = past.digest();
+    assert_eq!(bus.restore(&past, &how(0)).unwrap().epoch, 3);
+    assert_eq!(bus.snapshot().unwrap().digest(), digest);
+    assert_eq!(bus.restore(&head, &how(0)).unwrap().epoch, 4);
+    assert_eq!(bus.snapshot().unwrap().digest(), head.digest());
+}

@@ -1,0 +1,206 @@
+//! Which pieces are freed, against the rule: `[born, died)` is held by a pin inside it, a view, or a forked child.
+
+use std::os::fd::AsFd;
+
+use super::*;
+use crate::arena::Backing;
+use crate::core::Core;
+use crate::sync::lock;
+
+const LEN: u64 = 64;
+
+fn core() -> Arc<Core> {
+    Core::new(Backing::Heap, 8 << 20, false).unwrap()
+}
+
+fn piece(core: &Core, born: u64, died: u64, kind: DeadKind) -> Dead {
+    let offset = core.arena.alloc().take(LEN).unwrap().offset;
+    Dead { offset, len: LEN, born, died, kind }
+}
+
+/// Small pieces that are taken.
+fn used(core: &Core) -> u64 {
+    core.arena.alloc().pieces().0
+}
+
+/// Offsets of what still waits, sorted.
+fn waiting(reclaim: &Reclaim) -> Vec<u64> {
+    let mut offsets: Vec<u64> = reclaim.all().map(|d| d.offset).collect();
+    offsets.sort_unstable();
+    offsets
+}
+
+#[test]
+fn a_pass_is_due_by_number_or_by_bytes() {
+    let mut reclaim = Reclaim::default();
+    assert!(!reclaim.is_due());
+    let dead = |len| Dead { offset: 0, len, born: 1, died: 2, kind: DeadKind::Node };
+    reclaim.retire(&mut vec![dead(100), dead(20)]);
+    reclaim.retire(&mut vec![dead(7)]);
+    assert_eq!((reclaim.bytes, reclaim.queue.len()), (127, 3));
+    let by_bytes = |bytes| Reclaim { bytes, ..Reclaim::default() }.is_due();
+    assert!(!by_bytes(DUE_BYTES - 1) && by_bytes(DUE_BYTES) && by_bytes(u64::MAX));
+    assert_eq!(DUE_BYTES, 1_048_576);
+    let by_number = |n| {
+        let mut reclaim = Reclaim::default();
+        reclaim.queue.extend((0..n).map(|_| dead(0)));
+        reclaim.is_due()
+    };
+    assert!(!by_number(DUE_PIECES - 1) && by_number(DUE_PIECES) && by_number(DUE_PIECES + 1));
+}
+
+/// Every interval and every set of pins of a small range, one pass after another.
+#[test]
+fn pins_hold_what_they_show() {
+    let core = core();
+    let slots: Vec<usize> = (0..3).map(|_| core.pins.claim().unwrap()).collect();
+    let before = used(&core);
+    for pins in [[1, 1, 1], [3, 3, 3], [2, 4, 6], [1, 5, 5], [6, 6, 7], [2, 3, 4]] {
+        let mut reclaim = Reclaim::default();
+        let mut dead = Vec::new();
+        for born in 1..7 {
+            for died in born + 1..8 {
+                dead.push(piece(&core, born, died, DeadKind::Node));
+            }
+        }
+        let all = dead.clone();
+        reclaim.retire(&mut dead);
+        slots.iter().zip(pins).for_each(|(&slot, pin)| core.pins.pin_at(slot, pin));
+        let mut pins = pins.to_vec();
+        loop {
+            reclaim.pass(&core, false);
+            let held = |d: &&Dead| pins.iter().any(|&pin| d.born <= pin && pin < d.died);
+            let mut expected: Vec<u64> = all.iter().filter(held).map(|d| d.offset).collect();
+            expected.sort_unstable();
+            assert_eq!(waiting(&reclaim), expected, "{pins:?}");
+            assert_eq!(reclaim.held_bytes(), expected.len() as u64 * size_class(LEN));
+            assert_eq!(used(&core), before + expected.len() as u64);
+            assert_eq!((reclaim.bytes, reclaim.queue.len()), (0, 0));
+            if pins.pop().is_none() {
+                break;
+            }
+            // A slot that is given back, and the others stay.
+            core.pins.release(slots[pins.len()]);
+        }
+        for &slot in &slots {
+            core.pins.pin_at(slot, 0);
+        }
+        assert_eq!(used(&core), before);
+    }
+}
+
+/// A view on the frame keeps it, and a view on the page's version keeps its blocks; they are looked at again when it is
+/// asked for, or when many wait.
+#[test]
+fn views_hold_what_they_show() {
+    let core = core();
+    let mut reclaim = Reclaim::default();
+    let frames: Vec<Dead> = (0..4).map(|_| piece(&core, 1, 2, DeadKind::Frame)).collect();
+    reclaim.retire(&mut frames.clone());
+    core.arena.retain(frames[2].offset);
+    reclaim.pass(&core, false);
+    assert_eq!(waiting(&reclaim), [frames[2].offset]);
+    assert_eq!(reclaim.viewed_due, 2 + DUE_PIECES);
+    core.arena.release(frames[2].offset);
+    // Not looked at, because few wait; then because it is asked for.
+    reclaim.pass(&core, false);
+    assert_eq!(waiting(&reclaim), [frames[2].offset]);
+    reclaim.pass(&core, true);
+    assert_eq!(waiting(&reclaim), [0; 0]);
+    assert_eq!(reclaim.viewed_due, DUE_PIECES);
+    // As many as the limit are not looked at, one more are.
+    let frames: Vec<Dead> =
+        (0..=2 + DUE_PIECES).map(|_| piece(&core, 1, 2, DeadKind::Frame)).collect();
+    for (dead, all) in [(&frames[..1], 1), (&frames[1..2], 2), (&frames[2..], frames.len())] {
+        core.arena.retain(dead[0].offset);
+        dead[1..].iter().for_each(|d| core.arena.retain(d.offset));
+        reclaim.retire(&mut dead.to_vec());
+        reclaim.pass(&core, false);
+        assert_eq!(reclaim.viewed.len(), all);
+        reclaim.viewed_due = 2 + DUE_PIECES;
+    }
+    frames.iter().for_each(|d| core.arena.release(d.offset));
+    reclaim.viewed_due = frames.len();
+    reclaim.pass(&core, false);
+    assert_eq!(reclaim.viewed.len(), frames.len());
+    reclaim.viewed_due = frames.len() - 1;
+    reclaim.pass(&core, false);
+    assert_eq!(waiting(&reclaim), [0; 0]);
+}
+
+/// What a forked child may see is kept until it is gone, whatever happens to pins meanwhile; several children too.
+#[test]
+fn forked_children_hold_what_was_there() {
+    let core = core();
+    let before = used(&core);
+    let mut reclaim = Reclaim::default();
+    let slot = core.pins.claim().unwrap();
+    core.pins.pin_at(slot, 5);
+    let held = piece(&core, 4, 6, DeadKind::Node);
+    let viewed = piece(&core, 1, 2, DeadKind::Frame);
+    core.arena.retain(viewed.offset);
+    reclaim.retire(&mut vec![held, viewed]);
+    reclaim.pass(&core, false);
+    let queued = piece(&core, 1, 2, DeadKind::Node);
+    reclaim.retire(&mut vec![queued]);
+    let pipes: Vec<_> = (0..3).map(|_| rustix::pipe::pipe().unwrap()).collect();
+    let mut childs = Vec::new();
+    for (epoch, (ours, child)) in (10..).zip(pipes) {
+        reclaim.guard(Arc::new(ours), epoch);
+        assert_eq!((reclaim.bytes, reclaim.queue.len()), (0, 0));
+        assert!(child.as_fd().try_clone_to_owned().is_ok());
+        childs.push(child);
+    }
+    core.pins.release(slot);
+    core.arena.release(viewed.offset);
+    // What is replaced after the fork: held by a child at whose fork it was visible.
+    let mut after = vec![
+        piece(&core, 11, 12, DeadKind::Node),
+        piece(&core, 12, 13, DeadKind::Node),
+        piece(&core, 13, 14, DeadKind::Node),
+    ];
+    let offsets: Vec<u64> = after.iter().map(|d| d.offset).collect();
+    reclaim.retire(&mut after);
+    let sorted = |mut offsets: Vec<u64>| {
+        offsets.sort_unstable();
+        offsets
+    };
+    let frozen = [held.offset, viewed.offset, queued.offset];
+    reclaim.pass(&core, true);
+    assert_eq!(waiting(&reclaim), sorted([&frozen[..], &offsets[..2]].concat()));
+    assert_eq!(reclaim.held_bytes(), 5 * size_class(LEN));
+    // The second child ends: what was visible at its fork alone is free.
+    drop(childs.remove(1));
+    reclaim.pass(&core, true);
+    assert_eq!(waiting(&reclaim), sorted([&frozen[..], &offsets[1..2]].concat()));
+    assert_eq!(reclaim.guards.len(), 2);
+    drop(childs.remove(0));
+    reclaim.pass(&core, false);
+    assert_eq!(waiting(&reclaim), [offsets[1]]);
+    drop(childs);
+    reclaim.pass(&core, false);
+    assert_eq!((waiting(&reclaim), reclaim.guards.len()), (vec![], 0));
+    assert_eq!(used(&core), before);
+    assert_eq!(lock(&core.sequencer).reclaim.held_bytes(), 0);
+}
+
+/// What a fork shares with its parent is not the fork's to free.
+#[test]
+fn pieces_of_the_parent() {
+    let parent = core();
+    for epoch in 1..=3 {
+        let mut batch = crate::Batch::new();
+        batch.tag("t", Some(epoch - 1), true);
+        parent.replay(epoch, 1, batch.ops()).unwrap();
+    }
+    let fork = Core::fork(&crate::Snapshot::newest(&parent).unwrap()).unwrap();
+    let before = used(&fork);
+    let pieces: Vec<Dead> =
+        (2..=5).map(|born| piece(&fork, born, born + 5, DeadKind::Node)).collect();
+    let mut reclaim = Reclaim::default();
+    reclaim.retire(&mut pieces.clone());
+    reclaim.pass(&fork, true);
+    assert_eq!(waiting(&reclaim), [0; 0]);
+    // Epochs 2 and 3 are the parent's.
+    assert_eq!(used(&fork), before + 2);
+}

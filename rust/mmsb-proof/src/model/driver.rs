@@ -1,0 +1,725 @@
+//! A bus beside its model: each step is taken by both, and everything is compared.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use mmsb_core::vfs::{OsVfs, Vfs};
+use mmsb_core::{
+    Batch, Bus, Code, Committed, Durability, Error, How, Mode, NewPage, Options, Result, Snapshot,
+    View,
+};
+
+use super::Act;
+use super::state::{Page, State, check_snapshot, meta_of, name_of};
+use crate::sim::SimVfs;
+
+/// What a caller of the bus knows at one moment.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    /// The newest epoch that was acknowledged.
+    pub told: u64,
+    /// The newest epoch that was acknowledged as durable.
+    pub durable: u64,
+    /// What a commit that is under way will make, if it comes about.
+    pub submitted: Option<Arc<State>>,
+}
+
+/// Where a bus in a directory lives.
+#[derive(Debug, Clone)]
+struct Place {
+    vfs: Arc<dyn Vfs>,
+    dir: PathBuf,
+    /// The same file system, if it is a simulated one.
+    sim: Option<SimVfs>,
+}
+
+/// A bus and what it must be like.
+#[derive(Debug)]
+pub struct Driver {
+    /// The bus.
+    pub bus: Bus,
+    /// The states of all epochs, oldest first.
+    pub history: Vec<Arc<State>>,
+    /// What was known when; the last one is what is known now.
+    pub ledgers: Vec<Ledger>,
+    /// A commit of which nobody knows whether it came about.
+    in_doubt: Option<Arc<State>>,
+    /// Something failed since the bus was opened.
+    failed: bool,
+    place: Option<Place>,
+    options: Options,
+    /// The digest of each epoch as it was committed; none of a bus that was recovered.
+    pub digests: Vec<u128>,
+    /// What was said about the commits that were refused.
+    pub refusals: Vec<(Code, String)>,
+    /// Commits asked for so far: the time of the next one.
+    clock: u64,
+    snapshots: Vec<(Snapshot, Arc<State>)>,
+    views: Vec<(View, Vec<u8>)>,
+}
+
+/// Who commits, in turn.
+const SOURCES: [Option<&str>; 3] = [None, Some("physics"), Some("the user")];
+/// Nanoseconds from one commit to the next.
+const TICK: u64 = 1_000_003;
+
+/// Options of a bus under test: small, and the same at every run.
+pub fn options(durability: Durability) -> Options {
+    Options {
+        durability: Some(durability),
+        max_memory: Some(256 << 20),
+        seed: Some(7),
+        segment_bytes: Some(64 << 10),
+    }
+}
+
+impl Driver {
+    /// A new bus; in memory without a directory.
+    pub fn new(dir: Option<&Path>, options: &Options) -> Driver {
+        match dir {
+            Some(dir) => {
+                let bus = Bus::create(dir, options).unwrap();
+                let place = Place { vfs: Arc::new(OsVfs), dir: dir.into(), sim: None };
+                Driver::begin(bus, Some(place), options.clone())
+            }
+            None => Driver::begin(Bus::memory(options).unwrap(), None, options.clone()),
+        }
+    }
+
+    /// A new bus on a simulated file system.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn create(sim: &SimVfs, dir: &Path, options: &Options) -> Result<Driver> {
+        let bus = Bus::create_on(Arc::new(sim.clone()), dir, options)?;
+        Ok(Driver::begin(bus, Some(Place::simulated(sim, dir)), options.clone()))
+    }
+
+    /// The bus that a crash left on a simulated file system. It must show one of the epochs that `ledger` allows,
+    /// not before `at_least`, as `history` says.
+    ///
+    /// # Errors
+    /// Those of opening.
+    ///
+    /// # Panics
+    /// The bus shows anything else.
+    pub fn recover(
+        sim: &SimVfs,
+        dir: &Path,
+        options: &Options,
+        history: &[Arc<State>],
+        ledger: &Ledger,
+        at_least: u64,
+    ) -> Result<Driver> {
+        let vfs = Arc::new(sim.clone());
+        let bus = Bus::open_on(vfs, dir, Mode::ReadWrite, options, &mut |_, _| {})?;
+        let epoch = bus.epoch();
+        let most = ledger.told + u64::from(ledger.submitted.is_some());
+        assert!(
+            at_least <= epoch && epoch <= most,
+            "epoch {epoch} came back; it must lie in {at_least}..={most}"
+        );
+        let mut history = history[..=epoch.min(ledger.told) as usize].to_vec();
+        if epoch > ledger.told {
+            history.extend(ledger.submitted.clone());
+        }
+        check_snapshot(&bus.snapshot()?, history.last().unwrap());
+        assert_eq!(bus.durable_epoch(), epoch, "what a new host shows is durable");
+        let place = Place::simulated(sim, dir);
+        sim.acknowledged(&place.dir, epoch, true);
+        let mut driver = Driver::begin(bus, Some(place), options.clone());
+        driver.history = history;
+        driver.ledgers = vec![Ledger { told: epoch, durable: epoch, submitted: None }];
+        driver.digests = Vec::new();
+        Ok(driver)
+    }
+
+    fn begin(bus: Bus, place: Option<Place>, options: Options) -> Driver {
+        let start = State { next_id: 1, ..State::default() };
+        if let Some(Place { sim: Some(sim), .. }) = &place {
+            sim.set_mark(0);
+        }
+        Driver {
+            digests: vec![bus.snapshot().unwrap().digest()],
+            refusals: Vec::new(),
+            clock: 0,
+            bus,
+            place,
+            options,
+            history: vec![Arc::new(start)],
+            ledgers: vec![Ledger { told: 0, durable: 0, submitted: None }],
+            in_doubt: None,
+            failed: false,
+            snapshots: vec![],
+            views: vec![],
+        }
+    }
+
+    /// How the next commit is made. Nothing of it comes from outside, so equal steps make equal logs.
+    fn how(&mut self) -> How<'static> {
+        self.clock += 1;
+        let source = SOURCES[self.clock as usize % SOURCES.len()];
+        How { wait: true, source, time: Some(self.clock * TICK), ..How::default() }
+    }
+
+    /// The model's newest state.
+    pub fn head(&self) -> &Arc<State> {
+        self.history.last().unwrap()
+    }
+
+    /// What is known now.
+    pub fn ledger(&self) -> &Ledger {
+        self.ledgers.last().unwrap()
+    }
+
+    fn epoch(&self) -> u64 {
+        self.history.len() as u64 - 1
+    }
+
+    fn back(&self, back: u8) -> usize {
+        self.history.len() - 1 - back as usize % self.history.len()
+    }
+
+    fn note(&mut self, submitted: Option<Arc<State>>) {
+        let durable = if self.place.is_some() { self.bus.durable_epoch() } else { 0 };
+        let submitted = submitted.or_else(|| self.in_doubt.clone());
+        self.ledgers.push(Ledger { told: self.epoch(), durable, submitted });
+        if let Some(sim) = self.sim() {
+            sim.set_mark(self.ledgers.len() as u64 - 1);
+        }
+    }
+
+    fn sim(&self) -> Option<&SimVfs> {
+        self.place.as_ref().and_then(|place| place.sim.as_ref())
+    }
+
+    /// Lets the bus make a commit, and compares with the state that it must make: `None` for no change.
+    fn submit(
+        &mut self,
+        next: Option<State>,
+        durability: Durability,
+        commit: impl FnOnce(&Bus) -> Result<Committed>,
+    ) -> Result<()> {
+        let next = next.map(Arc::new);
+        self.note(next.clone());
+        let done = match commit(&self.bus) {
+            Ok(done) => done,
+            Err(error) => {
+                // Only this error leaves it open whether the commit came about.
+                if error.code == Code::CommitOutcomeUnknown && self.in_doubt.is_none() {
+                    self.in_doubt = next;
+                }
+                self.note(None);
+                return Err(error);
+            }
+        };
+        assert_eq!(done.changed, next.is_some());
+        self.history.extend(next);
+        assert_eq!((done.epoch, self.bus.epoch()), (self.epoch(), self.epoch()));
+        self.note(None);
+        if let Some(place) = &self.place {
+            let durable = done.changed && durability == Durability::Disk;
+            assert!(!durable || self.bus.durable_epoch() >= done.epoch);
+            if let Some(sim) = &place.sim {
+                sim.acknowledged(&place.dir, done.epoch, durable);
+                sim.acknowledged(&place.dir, self.bus.durable_epoch(), true);
+            }
+        }
+        self.check_head()
+    }
+
+    /// The bus shows the model's newest state, and its digest differs from those of the last other states.
+    fn check_head(&mut self) -> Result<()> {
+        let snapshot = self.bus.snapshot()?;
+        check_snapshot(&snapshot, self.head());
+        let digest = snapshot.digest();
+        if self.digests.len() + 1 == self.history.len() {
+            self.digests.push(digest);
+        }
+        let content = self.head().content();
+        for (epoch, other) in self.digests.iter().enumerate().rev().take(12) {
+            let same = self.history[epoch].content() == content;
+            assert_eq!(*other == digest, same, "digests tell states apart");
+        }
+        Ok(())
+    }
+
+    fn durability(&self) -> Durability {
+        self.options.durability.unwrap_or(Durability::Disk)
+    }
+
+    /// Commits the batch and compares with what the model says it must make: `None` for no change.
+    fn commit(&mut self, batch: &mut Batch, next: Option<State>) -> Result<()> {
+        let how = self.how();
+        self.submit(next, self.durability(), |bus| bus.commit(batch, None, &how))
+    }
+
+    fn refused(&mut self, batch: &mut Batch, code: Code) -> Result<()> {
+        let how = self.how();
+        let done = self.bus.commit(batch, None, &how);
+        self.refuse(done, code)?;
+        check_snapshot(&self.bus.snapshot()?, self.head());
+        Ok(())
+    }
+
+    /// A commit must have been refused with this code.
+    fn refuse(&mut self, done: Result<Committed>, code: Code) -> Result<()> {
+        if let Err(error) = &done {
+            self.refusals.push((error.code, error.message.clone()));
+        }
+        expect(done, code)?;
+        assert_eq!(self.bus.epoch(), self.epoch());
+        Ok(())
+    }
+
+    /// Takes a step, which must succeed.
+    pub fn step(&mut self, act: &Act) {
+        self.try_step(act).unwrap();
+    }
+
+    /// Takes a step on a file system that may fail.
+    ///
+    /// # Errors
+    /// Those of the file system; everything else is compared with the model.
+    pub fn try_step(&mut self, act: &Act) -> Result<()> {
+        let done = self.take(act);
+        self.failed |= done.is_err();
+        done
+    }
+
+    fn take(&mut self, act: &Act) -> Result<()> {
+        let mut batch = Batch::new();
+        let mut next = State::clone(self.head());
+        let epoch = self.epoch() + 1;
+        match act {
+            Act::Create { name, len, fill } => {
+                let name = name.map(name_of);
+                let len = u64::from(*len);
+                let id = next.next_id;
+                batch.create(
+                    id,
+                    &NewPage {
+                        name: name.as_deref(),
+                        dtype: "",
+                        itemsize: 1,
+                        shape: &[len],
+                        nbytes: len,
+                        meta: "",
+                        location: 0,
+                    },
+                );
+                let bytes = vec![*fill; len as usize];
+                if *fill != 0 {
+                    batch.write(id, 0, &bytes);
+                }
+                if name.as_deref().is_some_and(|name| next.named(name).is_some()) {
+                    return self.refused(&mut batch, Code::PageExists);
+                }
+                next.next_id += 1;
+                next.pages.insert(id, Page { name, meta: String::new(), bytes, epoch });
+                self.commit(&mut batch, Some(next))?;
+            }
+            Act::Delete { page } => {
+                let Some(id) = next.pick(*page) else {
+                    batch.delete(77);
+                    return self.refused(&mut batch, Code::PageNotFound);
+                };
+                batch.delete(id);
+                next.pages.remove(&id);
+                self.commit(&mut batch, Some(next))?;
+            }
+            Act::Rename { page, name } => {
+                let Some(id) = next.pick(*page) else { return Ok(()) };
+                let name = name.map(name_of);
+                batch.rename(id, name.as_deref());
+                if let Some(name) = &name
+                    && next.named(name).is_some_and(|other| other != id)
+                {
+                    return self.refused(&mut batch, Code::PageExists);
+                }
+                let page = next.pages.get_mut(&id).unwrap();
+                let changed = page.name != name;
+                if changed {
+                    (page.name, page.epoch) = (name, epoch);
+                }
+                self.commit(&mut batch, changed.then_some(next))?;
+            }
+            Act::SetMeta { page, meta } => {
+                let Some(id) = next.pick(*page) else { return Ok(()) };
+                let meta = meta_of(*meta);
+                batch.set_meta(id, &meta);
+                let page = next.pages.get_mut(&id).unwrap();
+                let changed = page.meta != meta;
+                if changed {
+                    (page.meta, page.epoch) = (meta, epoch);
+                }
+                self.commit(&mut batch, changed.then_some(next))?;
+            }
+            Act::Resize { page, len } => {
+                let Some(id) = next.pick(*page) else { return Ok(()) };
+                batch.resize(id, &[u64::from(*len)], u64::from(*len));
+                let page = next.pages.get_mut(&id).unwrap();
+                let changed = page.bytes.len() != *len as usize;
+                if changed {
+                    page.bytes.resize(*len as usize, 0);
+                    page.epoch = epoch;
+                }
+                self.commit(&mut batch, changed.then_some(next))?;
+            }
+            Act::Write { page, at, len, byte } => {
+                let Some(id) = next.pick(*page) else { return Ok(()) };
+                let page = next.pages.get_mut(&id).unwrap();
+                let size = page.bytes.len();
+                let at = *at as usize % (size + 1);
+                let len = *len as usize % (size - at + 1);
+                let data = vec![*byte; len];
+                let changed = page.bytes[at..at + len] != data;
+                if changed {
+                    page.bytes[at..at + len].copy_from_slice(&data);
+                    page.epoch = epoch;
+                }
+                let how = self.how();
+                let outside = self.bus.write(id, size as u64, b"x", &how);
+                self.refuse(outside, Code::InvalidDelta)?;
+                self.submit(changed.then_some(next), self.durability(), |bus| {
+                    bus.write(id, at as u64, &data, &how)
+                })?;
+            }
+            Act::Many { writes, meta, durability } => {
+                let mut changed = false;
+                for &(page, at, len, byte) in writes {
+                    let Some(id) = next.pick(page) else { continue };
+                    let page = next.pages.get_mut(&id).unwrap();
+                    let size = page.bytes.len();
+                    let at = at as usize % (size + 1);
+                    let len = (len as usize).min(size - at);
+                    let data = vec![byte; len];
+                    batch.write(id, at as u64, &data);
+                    if page.bytes[at..at + len] != data {
+                        page.bytes[at..at + len].copy_from_slice(&data);
+                        page.epoch = epoch;
+                        changed = true;
+                    }
+                }
+                let meta = meta.map(meta_of).filter(|meta| !meta.is_empty());
+                let how = How { meta: meta.as_deref(), durability: *durability, ..self.how() };
+                let next = (changed || meta.is_some()).then_some(next);
+                self.submit(next, durability.unwrap_or(self.durability()), |bus| {
+                    bus.commit(&mut batch, None, &how)
+                })?;
+            }
+            Act::Transaction { page, at, byte, other_at, other_byte } => {
+                let Some(id) = next.pick(*page) else { return Ok(()) };
+                let size = next.pages[&id].bytes.len();
+                if size == 0 {
+                    return Ok(());
+                }
+                let (at, other_at) = (*at as usize % size, *other_at as usize % size);
+                let base = self.bus.snapshot()?;
+                let page = next.pages.get_mut(&id).unwrap();
+                let moved = page.bytes[other_at] != *other_byte;
+                if moved {
+                    page.bytes[other_at] = *other_byte;
+                    page.epoch = epoch;
+                }
+                let how = self.how();
+                self.submit(moved.then(|| next.clone()), self.durability(), |bus| {
+                    bus.write(id, other_at as u64, &[*other_byte], &how)
+                })?;
+                batch.write(id, at as u64, &[*byte]);
+                if moved && at == other_at {
+                    let late = self.bus.commit(&mut batch, Some(&base), &how);
+                    self.refuse(late, Code::Conflict)?;
+                    check_snapshot(&self.bus.snapshot()?, self.head());
+                    return Ok(());
+                }
+                let epoch = self.epoch() + 1;
+                let page = next.pages.get_mut(&id).unwrap();
+                let changed = page.bytes[at] != *byte;
+                if changed {
+                    page.bytes[at] = *byte;
+                    page.epoch = epoch;
+                }
+                self.submit(changed.then_some(next), self.durability(), |bus| {
+                    bus.commit(&mut batch, Some(&base), &how)
+                })?;
+            }
+            Act::Tag { name, back, move_ } => {
+                let name = format!("tag-{name}");
+                let target = self.back(*back) as u64;
+                batch.tag(&name, Some(target), *move_);
+                match next.tags.get(&name) {
+                    Some(_) if !move_ => return self.refused(&mut batch, Code::TagExists),
+                    Some(&old) if old == target => return self.commit(&mut batch, None),
+                    _ => next.tags.insert(name, target),
+                };
+                self.commit(&mut batch, Some(next))?;
+            }
+            Act::Untag { name } => {
+                let name = format!("tag-{name}");
+                batch.untag(&name);
+                if next.tags.remove(&name).is_none() {
+                    return self.refused(&mut batch, Code::TagNotFound);
+                }
+                self.commit(&mut batch, Some(next))?;
+            }
+            Act::Restore { back } => {
+                let to = self.back(*back);
+                let snapshot = self.bus.snapshot_at(to as u64)?;
+                let mut changed = false;
+                let target = self.history[to].pages.clone();
+                next.pages.retain(|id, _| target.contains_key(id));
+                changed |= next.pages.len() != self.head().pages.len();
+                for (id, want) in target {
+                    let same = next.pages.get(&id).is_some_and(|have| {
+                        (&have.name, &have.meta, &have.bytes)
+                            == (&want.name, &want.meta, &want.bytes)
+                    });
+                    if !same {
+                        next.pages.insert(id, Page { epoch, ..want });
+                        changed = true;
+                    }
+                }
+                let how = self.how();
+                self.submit(changed.then_some(next), self.durability(), |bus| {
+                    bus.restore(&snapshot, &how)
+                })?;
+                assert_eq!(self.bus.snapshot()?.digest(), snapshot.digest());
+            }
+            Act::Fork { back, byte } => {
+                let at = self.back(*back);
+                let base = self.bus.snapshot_at(at as u64)?;
+                let fork = self.bus.fork(&base)?;
+                check_snapshot(&fork.snapshot().unwrap(), &self.history[at]);
+                let Some(id) = self.history[at].pick(*byte) else { return Ok(()) };
+                let mut state = State::clone(&self.history[at]);
+                let page = state.pages.get_mut(&id).unwrap();
+                let data = vec![*byte; page.bytes.len()];
+                let changed = page.bytes != data;
+                if changed {
+                    (page.bytes, page.epoch) = (data.clone(), at as u64 + 1);
+                }
+                assert_eq!(fork.write(id, 0, &data, &How::default()).unwrap().changed, changed);
+                check_snapshot(&fork.snapshot().unwrap(), &state);
+                check_snapshot(&fork.snapshot_at(at as u64).unwrap(), &self.history[at]);
+                if at > 0 {
+                    let older = fork.snapshot_at(at as u64 - 1).unwrap_err();
+                    assert_eq!(older.code, Code::EpochNotFound);
+                }
+                let view = fork.view(id).unwrap();
+                fork.close().unwrap();
+                drop(fork);
+                assert!(view.bytes() == state.pages[&id].bytes);
+                check_snapshot(&self.bus.snapshot()?, self.head());
+            }
+            Act::KeepSnapshot => {
+                let state = self.head().clone();
+                self.snapshots.push((self.bus.snapshot()?, state));
+            }
+            Act::KeepView { page } => {
+                let Some(id) = next.pick(*page) else { return Ok(()) };
+                self.views.push((self.bus.view(id)?, next.pages[&id].bytes.clone()));
+            }
+            Act::DropKept { which } => {
+                let n = self.snapshots.len();
+                if n > 0 {
+                    self.snapshots.swap_remove(*which as usize % n);
+                }
+                let n = self.views.len();
+                if n > 0 {
+                    self.views.swap_remove(*which as usize % n);
+                }
+            }
+            Act::Travel { back } => {
+                let to = self.back(*back);
+                let snapshot = self.bus.snapshot_at(to as u64)?;
+                check_snapshot(&snapshot, &self.history[to]);
+                if let Some(&digest) = self.digests.get(to) {
+                    assert_eq!(snapshot.digest(), digest);
+                }
+            }
+            Act::Checkpoint => self.checkpoint(false)?,
+            Act::CheckpointUnasked => self.checkpoint(true)?,
+            Act::CheckpointDuring { call, page, byte } => {
+                match (next.pick(*page), self.sim().cloned()) {
+                    (Some(id), Some(sim)) if !next.pages[&id].bytes.is_empty() => {
+                        let page = next.pages.get_mut(&id).unwrap();
+                        let byte = if page.bytes[0] == *byte { !*byte } else { *byte };
+                        (page.bytes[0], page.epoch) = (byte, epoch);
+                        self.checkpoint_during(&sim, u64::from(*call), id, byte, next.into())?;
+                    }
+                    _ => self.checkpoint(false)?,
+                }
+            }
+            Act::Sync => {
+                let want = if self.place.is_some() { self.epoch() } else { 0 };
+                assert_eq!(self.bus.sync()?, want);
+                self.note(None);
+            }
+            Act::Reopen => self.reopen()?,
+        }
+        self.check_kept();
+        Ok(())
+    }
+
+    /// What was kept shows what it showed.
+    pub fn check_kept(&self) {
+        for (snapshot, state) in &self.snapshots {
+            check_snapshot(snapshot, state);
+        }
+        for (view, bytes) in &self.views {
+            assert!(view.bytes() == bytes, "a kept view changed");
+        }
+    }
+
+    fn checkpoint(&mut self, unasked: bool) -> Result<()> {
+        if self.place.is_none() {
+            return expect(self.bus.checkpoint(), Code::Argument);
+        }
+        let done = if unasked { self.bus.checkpoint_unasked() } else { self.bus.checkpoint() };
+        self.note(None);
+        assert_eq!(done?, self.epoch());
+        Ok(())
+    }
+
+    /// A checkpoint, with a commit at the `call`-th call that it makes: it sets the first byte of a page.
+    fn checkpoint_during(
+        &mut self,
+        sim: &SimVfs,
+        call: u64,
+        id: u64,
+        byte: u8,
+        next: Arc<State>,
+    ) -> Result<()> {
+        let before = self.epoch();
+        let durable = self.bus.durable_epoch();
+        // What will be known during the commit and after it has its place before either comes about.
+        let mark = self.ledgers.len() as u64;
+        self.ledgers.push(Ledger { told: before, durable, submitted: Some(next.clone()) });
+        self.ledgers.push(Ledger { told: before + 1, durable, submitted: None });
+        let made = Arc::new(Mutex::new(None));
+        let (bus, vfs, place, told) =
+            (self.bus.clone(), sim.clone(), self.place.clone(), made.clone());
+        sim.at_call(call + 1, move || {
+            vfs.set_mark(mark);
+            let how = How { durability: Some(Durability::Os), ..How::default() };
+            let done = bus.write(id, 0, &[byte], &how);
+            match &done {
+                Ok(done) => {
+                    vfs.set_mark(mark + 1);
+                    place.iter().for_each(|at| vfs.acknowledged(&at.dir, done.epoch, false));
+                }
+                Err(error) if error.code == Code::CommitOutcomeUnknown => {}
+                Err(_) => vfs.set_mark(mark - 1),
+            }
+            *told.lock().unwrap() = Some(done);
+        });
+        let done = self.bus.checkpoint();
+        sim.clear_hook();
+        match made.lock().unwrap().take() {
+            Some(Ok(commit)) => {
+                assert_eq!((commit.epoch, commit.changed), (before + 1, true));
+                self.history.push(next);
+            }
+            Some(Err(error)) if error.code == Code::CommitOutcomeUnknown => {
+                self.in_doubt.get_or_insert(next);
+            }
+            Some(Err(error)) => assert!(error.code == Code::WouldBlock || of_storage(&error)),
+            None => {}
+        }
+        self.note(None);
+        assert_eq!(done?, before);
+        self.check_head()
+    }
+
+    /// Closes the bus.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn close(&mut self) -> Result<()> {
+        self.bus.close()?;
+        self.note(None);
+        Ok(())
+    }
+
+    fn reopen(&mut self) -> Result<()> {
+        let Some(Place { vfs, dir, sim }) = self.place.clone() else { return Ok(()) };
+        self.close()?;
+        sim.iter().for_each(SimVfs::new_host);
+        let bus = Bus::open_on(vfs, &dir, Mode::ReadWrite, &self.options, &mut |_, _| {})?;
+        self.bus = bus;
+        if self.failed {
+            self.accept_what_came_back();
+        } else {
+            assert_eq!(self.bus.recovery().unwrap().torn_bytes, 0);
+        }
+        self.check_head()
+    }
+
+    /// After a failure the commit in doubt may be there or not; and if a failed sync took back what had been written,
+    /// only what was durable must be.
+    fn accept_what_came_back(&mut self) {
+        let (told, epoch) = (self.epoch(), self.bus.epoch());
+        let reverted = self.sim().is_some_and(SimVfs::reverted);
+        let least = if reverted { self.ledger().durable } else { told };
+        let most = told + u64::from(self.in_doubt.is_some());
+        assert!(least <= epoch && epoch <= most, "epoch {epoch} came back; not {least}..={most}");
+        self.history.truncate(epoch as usize + 1);
+        if epoch > told {
+            self.history.extend(self.in_doubt.take());
+        }
+        self.digests.truncate(self.history.len());
+        self.in_doubt = None;
+        self.failed = false;
+        self.note(None);
+    }
+
+    /// Every epoch is there, bit for bit, forward and backward; the store is sound.
+    pub fn finish(mut self) {
+        self.reopen().unwrap();
+        let epochs = self.history.len();
+        for epoch in (0..epochs).chain((0..epochs).rev().step_by(3)) {
+            let snapshot = self.bus.snapshot_at(epoch as u64).unwrap();
+            check_snapshot(&snapshot, &self.history[epoch]);
+            if let Some(&digest) = self.digests.get(epoch) {
+                assert_eq!(snapshot.digest(), digest);
+            }
+        }
+        let log = self.bus.log(0, u64::MAX, false).unwrap();
+        let log: Vec<u64> = log.map(|c| c.unwrap().epoch()).collect();
+        assert_eq!(log, (1..epochs as u64).collect::<Vec<_>>());
+        let problems = self.bus.verify(&mut |_, _| {}).unwrap().problems;
+        assert!(problems.is_empty(), "{problems:?}");
+        self.bus.close().unwrap();
+        self.check_kept();
+        if let Some(Place { vfs, dir, .. }) = &self.place {
+            let reader =
+                Bus::open_on(vfs.clone(), dir, Mode::Read, &self.options, &mut |_, _| {}).unwrap();
+            check_snapshot(&reader.snapshot().unwrap(), self.head());
+            assert_eq!(reader.write(1, 0, b"", &How::default()).unwrap_err().code, Code::ReadOnly);
+        }
+    }
+}
+
+impl Place {
+    fn simulated(sim: &SimVfs, dir: &Path) -> Place {
+        Place { vfs: Arc::new(sim.clone()), dir: dir.into(), sim: Some(sim.clone()) }
+    }
+}
+
+/// The call must be refused with this code; an error of the file system is passed on.
+fn expect<T: std::fmt::Debug>(done: Result<T>, code: Code) -> Result<()> {
+    match done {
+        Err(error) if error.code == code => Ok(()),
+        Err(error) if of_storage(&error) => Err(error),
+        other => panic!("{other:?} instead of {code:?}"),
+    }
+}
+
+/// Whether an error can come from a file system that fails.
+pub fn of_storage(error: &Error) -> bool {
+    matches!(
+        error.code,
+        Code::Storage | Code::OutOfSpace | Code::CommitOutcomeUnknown | Code::Closed
+    )
+}

@@ -1,0 +1,99 @@
+//! The plain model of a bus's state: a map of byte vectors.
+
+use std::collections::BTreeMap;
+
+use mmsb_core::Snapshot;
+
+/// A page.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Page {
+    /// Its name.
+    pub name: Option<String>,
+    /// Its metadata.
+    pub meta: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// The last epoch that changed it.
+    pub epoch: u64,
+}
+
+/// All there is at one epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    /// By id.
+    pub pages: BTreeMap<u64, Page>,
+    /// Epochs by name.
+    pub tags: BTreeMap<String, u64>,
+    /// The id of the next new page.
+    pub next_id: u64,
+}
+
+impl State {
+    /// What the digest covers.
+    pub(super) fn content(&self) -> Vec<(u64, &Option<String>, &str, &[u8])> {
+        self.pages
+            .iter()
+            .map(|(&id, p)| (id, &p.name, p.meta.as_str(), p.bytes.as_slice()))
+            .collect()
+    }
+
+    /// A page by a number of any size.
+    pub(super) fn pick(&self, which: u8) -> Option<u64> {
+        let ids: Vec<u64> = self.pages.keys().copied().collect();
+        (!ids.is_empty()).then(|| ids[which as usize % ids.len()])
+    }
+
+    pub(super) fn named(&self, name: &str) -> Option<u64> {
+        self.pages.iter().find(|(_, p)| p.name.as_deref() == Some(name)).map(|(&id, _)| id)
+    }
+}
+
+pub(super) fn name_of(n: u8) -> String {
+    format!("page-{n}")
+}
+
+pub(super) fn meta_of(n: u8) -> String {
+    if n == 0 { String::new() } else { format!("{{\"n\":{n}}}") }
+}
+
+/// Panics where a snapshot shows anything else than the model says.
+pub fn check_snapshot(snapshot: &Snapshot, want: &State) {
+    if let Err(what) = compare(snapshot, want) {
+        panic!("epoch {}: {what}", snapshot.epoch());
+    }
+}
+
+/// What a snapshot shows that the model does not say.
+///
+/// # Errors
+/// The first difference, in words.
+pub fn compare(snapshot: &Snapshot, want: &State) -> Result<(), String> {
+    fn same<T: PartialEq + std::fmt::Debug>(what: &str, got: T, want: T) -> Result<(), String> {
+        if got == want { Ok(()) } else { Err(format!("{what} is {got:?}, not {want:?}")) }
+    }
+    let infos = snapshot.infos();
+    let ids: Vec<u64> = infos.iter().map(|info| info.id).collect();
+    same("the list of pages", ids, want.pages.keys().copied().collect())?;
+    for info in infos {
+        let (id, page) = (info.id, &want.pages[&info.id]);
+        let of = |what: &str| format!("{what} of page {id}");
+        same(&of("the name"), &info.name, &page.name)?;
+        same(&of("the metadata"), &info.meta, &page.meta)?;
+        same(&of("the size"), info.nbytes, page.bytes.len() as u64)?;
+        same(&of("the shape"), &info.shape[..], &[page.bytes.len() as u64])?;
+        same(&of("the epoch"), info.epoch, page.epoch)?;
+        let view = snapshot.view(id).map_err(|e| e.to_string())?;
+        if view.bytes() != page.bytes {
+            return Err(of("other bytes"));
+        }
+        if let Some(name) = &page.name {
+            same(&of("the page found by the name"), snapshot.find(name), Some(id))?;
+        }
+    }
+    for n in 0..6 {
+        let name = name_of(n);
+        same(&format!("what {name} names"), snapshot.find(&name), want.named(&name))?;
+    }
+    same("the list of tags", snapshot.tags(), want.tags.clone().into_iter().collect())?;
+    same("the next id", snapshot.next_id(), want.next_id)
+}

@@ -1,0 +1,125 @@
+//! The order that durability needs, checked at every call by the file system itself.
+//!
+//! - A commit is in the log before anybody is told, durably so before a durable commit is told.
+//! - The log reaches epoch E durably before a checkpoint of E gets its name.
+//! - A file is durable before it is renamed.
+//! - The log never loses a name or a file with bytes in it but to the quarantine.
+//! - A sync that failed is not asked for again by the same process.
+//!
+//! The log is read here by a reader of its own, from the description in FORMAT.md.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use twox_hash::XxHash3_64;
+
+use super::disk::{Disk, Inode};
+
+const SEGMENT_HEADER: usize = 4096;
+const RECORD_HEADER: usize = 32;
+const COMMIT: u8 = 1;
+
+static CHECKS: AtomicU64 = AtomicU64::new(0);
+
+/// How often a rule was checked in this process.
+pub fn checks() -> u64 {
+    CHECKS.load(Ordering::Relaxed)
+}
+
+fn checked() {
+    CHECKS.fetch_add(1, Ordering::Relaxed);
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    bytes[at..at + 8].iter().rev().fold(0, |all, &b| all << 8 | u64::from(b))
+}
+
+fn is_segment(path: &Path) -> bool {
+    path.extension().is_some_and(|ext| ext == "mlog")
+}
+
+/// The last epoch that the log holds in its first unbroken run of records.
+pub fn last_epoch(disk: &Disk, dir: &Path, durable: bool) -> u64 {
+    let mut epoch = 0;
+    let mut chain = 0;
+    for (path, bytes) in disk.files_in(&dir.join("log"), durable) {
+        if !is_segment(&path) {
+            continue;
+        }
+        let whole = bytes.len() >= SEGMENT_HEADER
+            && XxHash3_64::oneshot(&bytes[..SEGMENT_HEADER - 8]) == word(bytes, SEGMENT_HEADER - 8);
+        if !whole || word(bytes, 80) != epoch + 1 || word(bytes, 96) != chain {
+            break;
+        }
+        let salt = word(bytes, 56);
+        let salt_high = word(bytes, 64);
+        let mut at = SEGMENT_HEADER;
+        while at + RECORD_HEADER <= bytes.len() {
+            let seed =
+                salt.wrapping_add((at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)) ^ salt_high;
+            let record = &bytes[at..];
+            let len = (word(record, 14) & 0xFFFF_FFFF_FFFF) as usize;
+            let head = (XxHash3_64::oneshot(&record[12..RECORD_HEADER]) ^ seed) as u32;
+            let end = RECORD_HEADER.saturating_add(len);
+            if word(record, 8) as u32 != head
+                || end > record.len()
+                || word(record, 0) != XxHash3_64::oneshot(&record[8..end]) ^ seed
+                || word(record, 24) != chain
+            {
+                break;
+            }
+            epoch += u64::from(record[12] == COMMIT);
+            let mut both = [0; 16];
+            both[..8].copy_from_slice(&chain.to_le_bytes());
+            both[8..].copy_from_slice(&record[..8]);
+            chain = XxHash3_64::oneshot(&both);
+            at += end.next_multiple_of(8);
+        }
+    }
+    epoch
+}
+
+pub(super) fn acknowledged(disk: &Disk, dir: &Path, epoch: u64, durable: bool) {
+    checked();
+    let has = last_epoch(disk, dir, durable);
+    let how = if durable { "durably" } else { "readably" };
+    assert!(has >= epoch, "order: epoch {epoch} was acknowledged, the log {how} has {has}");
+}
+
+pub(super) fn renames(disk: &Disk, from: &Path, to: &Path) {
+    checked();
+    let Some(inode) = disk.names.get(from) else { return };
+    let aside = to.parent().is_some_and(|dir| dir.ends_with("quarantine"));
+    assert!(
+        aside || disk.files[inode].is_durable(),
+        "order: {} was renamed before it was synced",
+        from.display()
+    );
+    let checkpoint = to.extension().is_some_and(|ext| ext == "ckpt").then(|| to.file_stem());
+    if let Some(stem) = checkpoint.flatten()
+        && let Ok(epoch) = u64::from_str_radix(&stem.to_string_lossy(), 16)
+        && let Some(store) = to.parent().and_then(Path::parent)
+    {
+        let has = last_epoch(disk, store, true);
+        assert!(has >= epoch, "order: checkpoint {epoch} got its name, the log durably has {has}");
+    }
+}
+
+pub(super) fn unlinks(disk: &Disk, path: &Path) {
+    checked();
+    let Some(inode) = disk.names.get(path) else { return };
+    let empty = disk.files[inode].now.iter().all(|&b| b == 0);
+    assert!(empty || !is_segment(path), "order: {} was removed with bytes in it", path.display());
+}
+
+pub(super) fn syncs(disk: &Disk, inode: Inode) {
+    checked();
+    let failed = disk.files[&inode].sync_failed;
+    assert!(!failed, "order: a failed sync of file {inode} was asked for again");
+}
+
+pub(super) fn syncs_dir(disk: &Disk, dir: &Path) {
+    checked();
+    let failed = disk.dir_sync_failed.contains(dir);
+    assert!(!failed, "order: a failed sync of {} was asked for again", dir.display());
+}
