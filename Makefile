@@ -16,7 +16,8 @@ BENCH_TARGET := target/bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-rust test-python check-rust lint bench bench-rust clean kills memory
+.PHONY: help crash crash-soak faults bits damage fuzz demo test test-rust test-python check-rust lint bench bench-rust clean kills memory determinism golden-digests properties properties-deep \
+	loom shuttle miri miri-big-endian tsan asan lsan asan-python valgrind reliability wheel try-wheel sdist
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -59,13 +60,102 @@ SEED ?= 1
 PROOF := cargo run $(LOCKED) --quiet --profile proof --package mmsb-proof --
 NUMBERS = --seed $(SEED) $(if $(CASES),--cases $(CASES)) $(if $(SECONDS),--seconds $(SECONDS))
 
+crash:  ## crashes at every call and what is left of the disk after them (CASES= images)
+	$(PROOF) crash $(NUMBERS)
+
+crash-soak:  ## the same with new seeds for SECONDS=600
+	$(PROOF) crash --seed $(SEED) --seconds $(or $(SECONDS),600)
+
+faults:  ## every call of the file system fails
+	$(PROOF) faults $(NUMBERS)
+
+bits:  ## every single bit of a store of over 64 KiB flipped
+	$(PROOF) bits $(NUMBERS)
+
+damage:  ## more than one bit, files in the wrong place, torn ends (CASES=, deep: 1000000)
+	$(PROOF) damage $(NUMBERS)
+
+fuzz:  ## the fuzz targets, each for SECONDS=150
+	scripts/fuzz $(or $(SECONDS),150)
+
 kills:  ## processes killed at random moments (CASES=1000)
 	$(PROOF) kills $(NUMBERS)
+
+determinism:  ## random histories taken in every way, compared byte for byte (CASES=10000)
+	$(PROOF) determinism $(NUMBERS)
+
+golden-digests:  ## pin the digests of today, after a change that is meant to change them
+	$(PROOF) golden-digests > target/golden-digests.txt
+	mv target/golden-digests.txt rust/mmsb-proof/golden-digests.txt
+
+properties:  ## random histories beside the model: 500 of 100 acts (CASES=)
+	$(PROOF) properties $(NUMBERS)
+
+properties-deep:  ## the same, 5,000 of 500 acts
+	$(PROOF) properties-deep $(NUMBERS)
 
 memory:  ## memory refused, counted and given back: allocation failure, zero allocations, leaks
 	scripts/memory
 
+loom:  ## the engine under loom: every order of up to 3 preemptions (LOOM_MAX_PREEMPTIONS=2: in a minute)
+	scripts/models $@
+
+shuttle:  ## whole commits in random orders with a crash in the middle (SCHEDULES=102000)
+	SCHEDULES=$(SCHEDULES) scripts/models $@
+
+# Undefined behaviour. A tool that a machine lacks is installed, or one line says what is missing and no row is kept;
+# with NO_SKIP=1 that is a failure.
+miri:  ## Miri over the engine on heap memory, stacked and tree borrows (MIRI_SHORT=1: a part in two minutes)
+	scripts/undefined $@
+
+miri-big-endian:  ## Miri as a machine of the other byte order
+	scripts/undefined $@
+
+tsan:  ## ThreadSanitizer over the engine and its threaded tests, std included
+	scripts/undefined $@
+
+asan:  ## AddressSanitizer over the tests of the engine
+	scripts/undefined $@
+
+lsan:  ## LeakSanitizer over the tests of the engine
+	scripts/undefined $@
+
+asan-python: $(VENV)/.installed  ## AddressSanitizer and LeakSanitizer over the native module in CPython
+	scripts/undefined $@
+
+valgrind: $(VENV)/.installed  ## valgrind over a Python run of everything that touches memory
+	scripts/undefined $@
+
+mutants:  ## tests of the tests: every mutant in log, checkpoint, recovery and reclaim
+	scripts/mutants
+
+mutants-fast:  ## the same for a few files
+	scripts/mutants --fast
+
+reliability:  ## put what the runs printed into RELIABILITY.md
+	scripts/reliability
+
 # End of the proof.
+
+# What is published. zig links against the old glibc of manylinux, for either machine.
+WHEEL_TARGETS ?= x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu
+DIST := target/dist
+
+wheel: $(VENV)/.dist  ## manylinux wheels for x86-64 and aarch64
+	rm -rf $(DIST)/*.whl
+	for target in $(WHEEL_TARGETS); do \
+		rustup target add $$target && \
+		PATH="$(BIN):$$PATH" $(BIN)/maturin build $(LOCKED) --release --zig --target $$target \
+			--compatibility manylinux_2_28 --out $(DIST) || exit; \
+	done
+
+try-wheel:  ## install the wheel of this machine into a fresh venv and run the demo
+	scripts/try-wheel $(PYTHON) $(DIST)
+
+sdist: $(VENV)/.dist  ## the source distribution
+	rm -f $(DIST)/*.tar.gz
+	$(BIN)/maturin sdist --out $(DIST)
+
 
 clean:  ## remove what make built
 	rm -rf target $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -84,6 +174,10 @@ $(VENV)/.installed: $(VENV)/.tools $(SOURCES)
 	$(BIN)/maturin build $(LOCKED) --release --compatibility linux --interpreter $(BIN)/python --out target/wheels
 	$(PIP) --no-deps --force-reinstall target/wheels/*.whl
 	$(PIP) "$$(echo target/wheels/*.whl)[test]"
+	@touch $@
+
+$(VENV)/.dist: $(VENV)/.tools
+	$(PIP) ziglang
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.installed bench/python/requirements.txt

@@ -26,6 +26,7 @@ from kills import killed
 from mmsb import _core
 
 MIB = 1 << 20
+SMALLEST_SEGMENT = 1 << 16
 
 
 class Mounted:
@@ -70,8 +71,9 @@ class Limited:
         self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(self, leave: int) -> None:
-        """Let no file grow beyond so many bytes."""
-        resource.setrlimit(resource.RLIMIT_FSIZE, (leave, self.before[1]))
+        """Let no file grow beyond so many bytes, which must be less than a segment takes."""
+        limit = min(leave, SMALLEST_SEGMENT * 3 // 4)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, self.before[1]))
 
     def free(self) -> None:
         """Take the limit away."""
@@ -133,7 +135,8 @@ class Run:
         self.bus = self.open()
 
     def open(self, store: Path | None = None) -> mmsb.Bus:
-        durability, size = self.rng.choice(["os", "disk"]), self.rng.choice([1 << 16, 1 << 18])
+        durability = self.rng.choice(["os", "disk"])
+        size = SMALLEST_SEGMENT * self.rng.choice([1, 4])
         core = _core.Core.open(str(store or self.store), "a", durability, segment_bytes=size)
         return mmsb.Bus._of(core)
 

@@ -40,7 +40,7 @@ def live(bus: mmsb.Bus, number: int) -> list[np.ndarray]:
     other.close()
     bus.restore(3)
     assert len(list(bus.log())) == bus.epoch
-    assert list(bus.diff(3, "here")) and list(rows.history(index=np.s_[7]))
+    assert len(list(bus.diff(3, "here"))) > 0 and len(list(rows.history(index=np.s_[7]))) > 0
     threads = [
         threading.Thread(target=lambda: [rows.write(rows.read()) for _ in range(20)])
         for _ in range(2)

@@ -321,7 +321,13 @@ impl Bus {
         report.bytes = walked.bytes;
         for epoch in checkpoint::list(&*store.vfs, &store.dir)? {
             match checkpoint::verify(&*store.vfs, &store.dir, epoch, store.uuid) {
-                Ok(bytes) => report.bytes += bytes,
+                Ok(bytes) => {
+                    report.bytes += bytes;
+                    for mark in walked.marks.iter().filter(|mark| mark.epoch == epoch) {
+                        let checked = checkpoint::check(&*store.vfs, &store.dir, store.uuid, mark);
+                        report.problems.extend(checked.err());
+                    }
+                }
                 Err(error) => report.problems.push(error),
             }
         }

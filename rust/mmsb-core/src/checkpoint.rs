@@ -5,6 +5,8 @@
 //! the index, and the state they make by its digest. FORMAT.md gives every byte.
 
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod tests;
 
 use std::io;
@@ -17,7 +19,7 @@ use crate::core::Core;
 use crate::delta::{NewPage, put_shape};
 use crate::edit::Edit;
 use crate::hash::{h64, h128};
-use crate::log::{put_text, put_varint, take_varint};
+use crate::log::{CheckpointMark, put_text, put_varint, take_varint};
 use crate::museum::{Defect, planted};
 use crate::root::Root;
 use crate::snapshot::Snapshot;
@@ -166,6 +168,8 @@ fn fill(
     out.put(&index)?;
     out.flush()?;
     let size = out.end();
+    assert_eq!(size, out.at, "all of a checkpoint was written");
+    assert!(index_at.is_multiple_of(8), "the index is aligned");
 
     let mut head = Vec::with_capacity(HEADER);
     head.extend_from_slice(&MAGIC);
@@ -187,6 +191,7 @@ fn fill(
     }
     head.extend_from_slice(&h128(&index).to_le_bytes());
     head.extend_from_slice(&at.digest().to_le_bytes());
+    assert_eq!(head.len(), 152, "the header's fields are where FORMAT.md says");
     head.resize(HEADER - 8, 0);
     head.extend_from_slice(&h64(&head).to_le_bytes());
     write_all_at(file, 0, &head).map_err(|e| Error::storage(path, &e, "cannot write"))?;
@@ -454,9 +459,8 @@ fn load_page(
     let (Some(end), true) = (inside, entry.id > before.id && entry.at >= before.end) else {
         return Ok(None);
     };
-    let taken = entry.name.is_some_and(|name| {
-        catalog::find_page(edit.mem(), &edit.root, name).is_some()
-    });
+    let taken =
+        entry.name.is_some_and(|name| catalog::find_page(edit.mem(), &edit.root, name).is_some());
     if taken || entry.epoch > reader.epoch || entry.desc_epoch > reader.epoch {
         return Ok(None);
     }
@@ -574,6 +578,21 @@ pub(crate) fn verify(vfs: &dyn Vfs, store: &Path, epoch: u64, uuid: [u8; 16]) ->
         return Err(bad());
     }
     Ok(reader.index_at + reader.index.len() as u64)
+}
+
+/// Whether a checkpoint has the state that the log says it has: one of a copy of the store that lived on has its name too.
+pub(crate) fn check(
+    vfs: &dyn Vfs,
+    store: &Path,
+    uuid: [u8; 16],
+    mark: &CheckpointMark,
+) -> Result<()> {
+    let path = path(store, mark.epoch);
+    if Reader::open(vfs, &path, mark.epoch, uuid)?.digest == mark.digest {
+        return Ok(());
+    }
+    let what = "the checkpoint is of another state than the log says";
+    Err(Reader::damage(&path, 136, Some(mark.epoch), what))
 }
 
 /// What lies between pages is zero, so that no byte of the file is unaccounted for.

@@ -114,6 +114,8 @@ pub struct Batch {
     prefix: usize,
     flags: u8,
     count: usize,
+    /// An operation found no memory and is not in it.
+    lacking: Option<usize>,
     pub(crate) checks: Vec<Check>,
 }
 
@@ -131,11 +133,14 @@ const RESIZE: u8 = 5;
 const WRITE: u8 = 6;
 const TAG: u8 = 7;
 const UNTAG: u8 = 8;
+/// Bytes of a number at most.
+const VARINT: usize = 10;
 
 impl Batch {
     /// An empty batch.
     pub fn new() -> Batch {
-        Batch { buf: vec![0; HEADROOM], prefix: 0, flags: 0, count: 0, checks: Vec::new() }
+        let buf = vec![0; HEADROOM];
+        Batch { buf, prefix: 0, flags: 0, count: 0, lacking: None, checks: Vec::new() }
     }
 
     /// Makes it empty again and keeps its memory.
@@ -144,6 +149,7 @@ impl Batch {
         self.prefix = 0;
         self.flags = 0;
         self.count = 0;
+        self.lacking = None;
         self.checks.clear();
     }
 
@@ -190,6 +196,9 @@ impl Batch {
             self.flags |= META;
             put_text(&mut prefix, meta);
         }
+        if !self.room(prefix.len()) {
+            return;
+        }
         self.buf.splice(HEADROOM..HEADROOM + self.prefix, prefix.iter().copied());
         self.prefix = prefix.len();
     }
@@ -199,59 +208,98 @@ impl Batch {
         (self.flags, &mut self.buf)
     }
 
-    fn op(&mut self, kind: u8, id: u64) {
-        self.count += 1;
-        self.buf.push(kind);
-        put_varint(&mut self.buf, id);
+    /// Fails if an operation found no memory: then the batch must not be committed.
+    pub(crate) fn complete(&self) -> Result<()> {
+        match self.lacking {
+            None => Ok(()),
+            Some(bytes) => {
+                Err(Error::new(Code::OutOfSpace, format!("no memory for a commit of {bytes} bytes")))
+            }
+        }
+    }
+
+    /// Whether there is memory for so many bytes more, and for what a record pads.
+    fn room(&mut self, bytes: usize) -> bool {
+        let more = bytes.saturating_add(8);
+        if self.lacking.is_none()
+            && self.buf.try_reserve(more).is_err()
+            && self.buf.try_reserve_exact(more).is_err()
+        {
+            self.lacking = Some(self.buf.len().saturating_add(bytes));
+        }
+        self.lacking.is_none()
+    }
+
+    /// Begins an operation with so many bytes beside its kind and numbers.
+    fn op(&mut self, kind: u8, id: u64, bytes: usize) -> bool {
+        const NUMBERS: usize = 64;
+        let fits = self.room(bytes.saturating_add(NUMBERS));
+        if fits {
+            self.count += 1;
+            self.buf.push(kind);
+            put_varint(&mut self.buf, id);
+        }
+        fits
     }
 
     /// A new page with this id.
     pub fn create(&mut self, id: u64, page: &NewPage<'_>) {
-        self.op(CREATE, id);
-        let buf = &mut self.buf;
-        put_text(buf, page.name.unwrap_or(""));
-        put_text(buf, page.dtype);
-        put_varint(buf, u64::from(page.itemsize));
-        put_shape(buf, page.shape);
-        put_varint(buf, page.nbytes);
-        put_text(buf, page.meta);
-        buf.push(page.location);
+        let name = page.name.unwrap_or("");
+        let texts = name.len() + page.dtype.len() + page.meta.len();
+        if self.op(CREATE, id, texts + VARINT * page.shape.len()) {
+            let buf = &mut self.buf;
+            put_text(buf, name);
+            put_text(buf, page.dtype);
+            put_varint(buf, u64::from(page.itemsize));
+            put_shape(buf, page.shape);
+            put_varint(buf, page.nbytes);
+            put_text(buf, page.meta);
+            buf.push(page.location);
+        }
     }
 
     /// Deletes a page.
     pub fn delete(&mut self, id: u64) {
-        self.op(DELETE, id);
+        self.op(DELETE, id, 0);
     }
 
     /// Renames a page; `None` takes its name away.
     pub fn rename(&mut self, id: u64, name: Option<&str>) {
-        self.op(RENAME, id);
-        put_text(&mut self.buf, name.unwrap_or(""));
+        let name = name.unwrap_or("");
+        if self.op(RENAME, id, name.len()) {
+            put_text(&mut self.buf, name);
+        }
     }
 
     /// Replaces a page's metadata.
     pub fn set_meta(&mut self, id: u64, meta: &str) {
-        self.op(SET_META, id);
-        put_text(&mut self.buf, meta);
+        if self.op(SET_META, id, meta.len()) {
+            put_text(&mut self.buf, meta);
+        }
     }
 
     /// Gives a page another shape and size.
     pub fn resize(&mut self, id: u64, shape: &[u64], nbytes: u64) {
-        self.op(RESIZE, id);
-        put_shape(&mut self.buf, shape);
-        put_varint(&mut self.buf, nbytes);
+        if self.op(RESIZE, id, VARINT * shape.len()) {
+            put_shape(&mut self.buf, shape);
+            put_varint(&mut self.buf, nbytes);
+        }
     }
 
     /// Writes bytes at an offset.
     pub fn write(&mut self, id: u64, offset: u64, data: &[u8]) {
-        self.op(WRITE, id);
-        put_varint(&mut self.buf, offset);
-        put_varint(&mut self.buf, data.len() as u64);
-        self.buf.extend_from_slice(data);
+        if self.op(WRITE, id, data.len()) {
+            put_varint(&mut self.buf, offset);
+            put_varint(&mut self.buf, data.len() as u64);
+            self.buf.extend_from_slice(data);
+        }
     }
 
     /// Names an epoch; `None` is the one that this commit makes.
     pub fn tag(&mut self, name: &str, epoch: Option<u64>, move_: bool) {
+        if !self.room(name.len() + 2 * VARINT) {
+            return;
+        }
         self.count += 1;
         self.buf.push(TAG);
         put_text(&mut self.buf, name);
@@ -267,6 +315,9 @@ impl Batch {
 
     /// Removes a tag.
     pub fn untag(&mut self, name: &str) {
+        if !self.room(name.len() + 2 * VARINT) {
+            return;
+        }
         self.count += 1;
         self.buf.push(UNTAG);
         put_text(&mut self.buf, name);

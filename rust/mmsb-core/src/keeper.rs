@@ -48,6 +48,7 @@ fn next(log_bytes: u64, page_bytes: u64) -> u64 {
 /// Which automatic checkpoints may go, of those at `epochs` (oldest first).
 fn superfluous(epochs: &[u64]) -> Vec<u64> {
     let Some(&newest) = epochs.last() else { return Vec::new() };
+    assert!(epochs.is_sorted(), "checkpoints are listed oldest first");
     let mut kept = BTreeSet::new();
     let older = &epochs[..epochs.len().saturating_sub(2)];
     // Oldest first, so that what is kept of a distance stays kept while time goes on.

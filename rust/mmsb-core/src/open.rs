@@ -234,6 +234,9 @@ impl Bus {
             },
             progress,
         )?;
+        for mark in found.marks.iter().filter(|mark| Some(mark.epoch) == checkpoint_epoch) {
+            checkpoint::check(&*store.vfs, dir, store.uuid, mark)?;
+        }
         let recovery = Recovery {
             epoch: core.epoch(),
             checkpoint_epoch,

@@ -111,6 +111,7 @@ impl Reclaim {
         self.bytes = 0;
         let mut alloc = core.arena.alloc();
         while let Some(dead) = self.queue.pop_front() {
+            assert!(dead.born <= dead.died, "a piece was replaced before it was made");
             if dead.born <= core.base_epoch() {
                 continue;
             }

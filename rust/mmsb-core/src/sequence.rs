@@ -266,6 +266,7 @@ impl Core {
     /// Builds the next state in the arena; on failure or without a change everything is given back.
     #[inline]
     fn build_state(&self, seq: &mut Sequencer, batch: &Batch, time: u64) -> Result<(Root, bool)> {
+        batch.complete()?;
         if seq.reclaim.is_due() {
             seq.reclaim.pass(self, false);
         }

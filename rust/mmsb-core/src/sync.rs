@@ -58,7 +58,7 @@ pub(crate) use standard::*;
 /// A word of the arena or a pin slot.
 pub(crate) type Word<'a> = Shared<'a, std::sync::atomic::AtomicU64>;
 
-/// Locks; what a thread that panicked has left is whole, since nothing that may panic is done in between.
+/// Locks, also after a thread has panicked while it held the lock.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -180,24 +180,25 @@ fn a_small_commit_takes_nothing() {
     let tmp = tempfile::tempdir().unwrap();
     let mut counted = 0;
     for pages in PAGES {
-        for (what, durability, bus_durability, warm, number) in [
-            ("memory, in memory", Durability::Memory, None, 6000, 6000),
-            ("memory, in a directory", Durability::Memory, Some(Durability::Os), 6000, 6000),
-            ("os, pwrite", Durability::Os, Some(Durability::Disk), 6000, 6000),
-            ("os, mapped", Durability::Os, Some(Durability::Os), 6000, 6000),
-            ("disk", Durability::Disk, Some(Durability::Disk), 100, 100),
+        for (what, durability, of_bus, number) in [
+            ("memory, in memory", Durability::Memory, None, 6000),
+            ("memory, in a directory", Durability::Memory, Some(Durability::Os), 6000),
+            ("os, pwrite", Durability::Os, Some(Durability::Disk), 6000),
+            ("os, mapped", Durability::Os, Some(Durability::Os), 6000),
+            ("disk", Durability::Disk, Some(Durability::Disk), 200),
         ] {
             let dir = tmp.path().join(format!("{pages} {what}"));
-            let bus = match bus_durability {
+            let bus = match of_bus {
                 None => Bus::memory(&options(Durability::Memory)),
                 Some(durability) => Bus::create(&dir, &options(durability)),
             }
             .unwrap();
             create_pages(&bus, pages);
-            commits(&bus, pages, durability, warm);
+            commits(&bus, pages, Durability::Os, 6000);
+            commits(&bus, pages, durability, number);
             for _ in 0..2 {
                 let mut seen = commits(&bus, pages, durability, number);
-                if bus_durability.is_none() {
+                if of_bus.is_none() {
                     // The log in memory grows: few commits, each for many that follow.
                     let growing = seen.split_off(&1);
                     assert!(growing.values().sum::<u64>() <= 2, "{growing:?}");

@@ -90,7 +90,7 @@ fn one_life(dir: Option<&Path>, durability: Durability, round: u8) {
     let reader = Bus::open(dir, Mode::Read, &options, &mut |_, _| {}).unwrap();
     assert_eq!(reader.view(3).unwrap().len(), 200_000);
     // The last handle closes it, as `close` does.
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         bus.close().unwrap();
     }
     drop(bus);

@@ -55,16 +55,16 @@ fn digest(bus: &Bus) -> u128 {
     bus.snapshot().unwrap().digest()
 }
 
-/// Adds pages of all sizes until it is refused; tells what the last commit left.
+/// Adds pages of all sizes until it is refused; tells what each commit left.
 fn grow(bus: &Bus) -> Error {
     for id in 1.. {
         let before = (bus.epoch(), digest(bus));
         let nbytes = [100, 3000, 16 << 10, 100_000, 1 << 20][id as usize % 5];
         if let Err(error) = create_page(bus, id, nbytes) {
             assert_eq!((bus.epoch(), digest(bus)), before);
-            println!("left {} {:032x}", before.0, before.1);
             return error;
         }
+        println!("left {} {:032x}", bus.epoch(), digest(bus));
     }
     unreachable!()
 }
@@ -215,17 +215,9 @@ fn child_descriptors(dir: &Path) {
     each("create again", &mut || Bus::create(&dir, &options).map(|bus| made = Some(bus)));
     let bus = made.unwrap();
     create_page(&bus, 1, 50_000).unwrap();
-    let mut epoch = bus.epoch();
-    each("rolling to another segment", &mut || {
-        for _ in 0..3 {
-            assert_eq!(bus.epoch(), epoch);
-            bus.write(1, 0, &vec![0x80 | epoch as u8; 40_000], &HOW)?;
-            epoch += 1;
-        }
-        Ok(())
-    });
+    create_page(&bus, 2, 100).unwrap();
     each("checkpoint", &mut || bus.checkpoint().map(drop));
-    each("a past epoch", &mut || bus.snapshot_at(2).map(drop));
+    each("a past epoch", &mut || bus.snapshot_at(1).map(drop));
     each("the log", &mut || bus.log(0, u64::MAX, false)?.try_for_each(|commit| commit.map(drop)));
     each("verify", &mut || {
         bus.verify(&mut |_, _| {}).map(|report| assert_eq!(report.problems.len(), 0))
@@ -237,7 +229,26 @@ fn child_descriptors(dir: &Path) {
     let check = |bus: Bus| assert_eq!((bus.epoch(), digest(&bus)), now);
     each("open for reading", &mut || open(&dir, Mode::Read, &options).map(check));
     each("open", &mut || open(&dir, Mode::ReadWrite, &options).map(check));
+    roll_without_a_descriptor(&dir, &options, many);
     println!("refused {refused}");
+}
+
+/// A log that goes on in another segment syncs the one before, behind the commits: without a descriptor it may end, and
+/// opening decides.
+fn roll_without_a_descriptor(dir: &Path, options: &Options, many: u64) {
+    let bus = open(dir, Mode::ReadWrite, options).unwrap();
+    let bytes = |i: u64| vec![0x80 | i as u8; 40_000];
+    limit(Resource::Nofile, 0);
+    let refused = (0..10).find_map(|i| bus.write(1, 0, &bytes(i), &HOW).err().map(|e| (i, e)));
+    limit(Resource::Nofile, many);
+    let (at, error) = refused.unwrap();
+    assert!([Code::Storage, Code::CommitOutcomeUnknown].contains(&error.code), "{error}");
+    drop(bus);
+    let bus = open(dir, Mode::ReadWrite, options).unwrap();
+    let first = bus.view(1).unwrap().bytes()[0];
+    assert!(at == 0 || [bytes(at - 1)[0], bytes(at)[0]].contains(&first));
+    bus.write(1, 0, &bytes(20), &HOW).unwrap();
+    assert_eq!(bus.verify(&mut |_, _| {}).unwrap().problems.len(), 0);
 }
 
 const PARTS: [(&str, fn(&Path)); 6] = [
@@ -298,11 +309,10 @@ fn a_store_grows_until_it_is_refused() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = tmp.path().join("bus");
     let left = left(&run("store", &dir));
-    assert_eq!(left.len(), 2);
     check_store(&dir, &left);
     println!(
-        "address space: a store was refused more at epoch {}, went on and kept every byte",
-        left[0].0
+        "address space: {} epochs of a store that grew until it was refused intact",
+        left.len()
     );
 }
 

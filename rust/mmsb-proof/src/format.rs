@@ -334,3 +334,73 @@ pub fn repair(path: &Path, bytes: &mut [u8]) {
         _ => seal_slot(bytes),
     }
 }
+
+/// What the digest covers of a page.
+#[derive(Debug, Clone, Default)]
+pub struct Page<'a> {
+    /// Name, dtype and metadata.
+    pub texts: [&'a [u8]; 3],
+    /// Where it lives.
+    pub location: u8,
+    /// Bytes of an element.
+    pub itemsize: u64,
+    /// Elements in each dimension.
+    pub shape: Vec<u64>,
+    /// Its bytes.
+    pub bytes: &'a [u8],
+}
+
+fn page_digest(page: &Page<'_>) -> u128 {
+    let mut out = Vec::new();
+    for text in page.texts {
+        out.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        out.extend_from_slice(text);
+    }
+    let words = [u64::from(page.location), page.itemsize, page.shape.len() as u64];
+    for value in words.iter().chain(&page.shape).chain([&(page.bytes.len() as u64)]) {
+        out.extend_from_slice(&value.to_le_bytes());
+    }
+    let mut level: Vec<u128> = page.bytes.chunks(16384).map(h128).collect();
+    while level.len() > 1 {
+        let joined =
+            |nodes: &[u128]| nodes.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<_>>();
+        level = level.chunks(32).map(|nodes| h128(&joined(nodes))).collect();
+    }
+    out.extend_from_slice(&level.first().copied().unwrap_or_else(|| h128(b"")).to_le_bytes());
+    h128(&out)
+}
+
+/// The digest of a state of these pages, by id.
+pub fn digest(pages: &std::collections::BTreeMap<u64, Page<'_>>) -> u128 {
+    let joined = |nodes: &[(u64, u128)]| {
+        let mut out = Vec::new();
+        for (index, hash) in nodes {
+            out.extend_from_slice(&index.to_le_bytes());
+            out.extend_from_slice(&hash.to_le_bytes());
+        }
+        h128(&out)
+    };
+    let mut level: Vec<(u64, u128)> =
+        pages.iter().map(|(&id, page)| (id, page_digest(page))).collect();
+    let (mut bits, mut top) = (4, pages.keys().next_back().copied().unwrap_or(0));
+    let mut leaf = true;
+    let root = loop {
+        let nodes = level.chunk_by(|a, b| a.0 >> bits == b.0 >> bits);
+        let within = |index: u64| if leaf { index } else { index & 31 };
+        let above: Vec<(u64, u128)> = nodes
+            .map(|nodes| {
+                let inside: Vec<_> = nodes.iter().map(|&(i, hash)| (within(i), hash)).collect();
+                (nodes[0].0 >> bits, joined(&inside))
+            })
+            .collect();
+        top >>= bits;
+        if top == 0 {
+            break above.first().map_or(0, |&(_, hash)| hash);
+        }
+        (level, bits, leaf) = (above, 5, false);
+    };
+    let mut out = b"mmsb state 1".to_vec();
+    out.extend_from_slice(&root.to_le_bytes());
+    out.extend_from_slice(&[0; 16]);
+    h128(&out)
+}

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use mmsb_proof::args::Args;
 use mmsb_proof::crash;
 use mmsb_proof::damage;
+use mmsb_proof::hostile;
 use mmsb_proof::determinism;
 use mmsb_proof::faults;
 use mmsb_proof::kills;
@@ -20,6 +21,7 @@ const HARNESSES: &[(&str, Harness)] = &[
     ("faults", faults::run),
     ("bits", damage::bits),
     ("damage", damage::run),
+    ("hostile", hostile::run),
     ("kills", kills::run),
     ("determinism", determinism::run),
     ("properties", properties::run),

@@ -1,14 +1,9 @@
 //! Random histories against the model; `make properties` takes more and longer ones. A failure is shortened and kept
 //! beside this file, for all later runs.
 
-use mmsb_core::Durability;
-use mmsb_proof::model::act;
+use mmsb_proof::model::{act, durability};
 use mmsb_proof::properties::{Place, take};
 use proptest::prelude::*;
-
-fn durability() -> impl Strategy<Value = Durability> {
-    prop_oneof![Just(Durability::Memory), Just(Durability::Os), Just(Durability::Disk)]
-}
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]

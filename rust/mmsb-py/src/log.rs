@@ -80,7 +80,11 @@ fn tuple_of<'py>(py: Python<'py>, op: &Op<'_>, own_epoch: u64) -> PyResult<Bound
             ("resize", id, PyTuple::new(py, shape)?, nbytes).into_pyobject(py)
         }
         Op::Write { id, offset, data } => {
-            ("write", id, offset, PyBytes::new(py, data)).into_pyobject(py)
+            let bytes = PyBytes::new_with(py, data.len(), |to| {
+                to.copy_from_slice(data);
+                Ok(())
+            })?;
+            ("write", id, offset, bytes).into_pyobject(py)
         }
         Op::Tag { name, epoch, .. } => ("tag", *name, epoch.unwrap_or(own_epoch)).into_pyobject(py),
         Op::Untag { name } => ("untag", *name).into_pyobject(py),

@@ -1,6 +1,7 @@
 //! Checkpoints against a second encoder, made from FORMAT.md: byte by byte, damaged everywhere, and written wrong.
 
 use super::*;
+use crate::arena::faults;
 use crate::catalog::PageInfo;
 use crate::delta::Batch;
 use crate::history::{BACKING, Store};
@@ -13,44 +14,44 @@ use crate::{Bus, Durability, Options};
 const STORE: &str = "/s";
 const EIO: i32 = 5;
 
-fn store() -> &'static Path {
+pub(super) fn store() -> &'static Path {
     Path::new(STORE)
 }
 
-fn how(time: u64) -> How<'static> {
+pub(super) fn how(time: u64) -> How<'static> {
     How { time: Some(time), wait: true, ..How::default() }
 }
 
 /// A page as the index tells it, and its bytes.
 #[derive(Clone)]
-struct Page {
-    info: PageInfo,
-    bytes: Vec<u8>,
-    bytes_epoch: u64,
+pub(super) struct Page {
+    pub(super) info: PageInfo,
+    pub(super) bytes: Vec<u8>,
+    pub(super) bytes_epoch: u64,
     /// Another place than the next one.
-    at: Option<u64>,
+    pub(super) at: Option<u64>,
 }
 
 /// All that a checkpoint says.
 #[derive(Clone)]
-struct File {
-    automatic: bool,
-    uuid: [u8; 16],
-    epoch: u64,
-    time: u64,
-    next_id: u64,
-    pages: Vec<Page>,
-    tags: Vec<(String, u64)>,
-    digest: u128,
+pub(super) struct File {
+    pub(super) automatic: bool,
+    pub(super) uuid: [u8; 16],
+    pub(super) epoch: u64,
+    pub(super) time: u64,
+    pub(super) next_id: u64,
+    pub(super) pages: Vec<Page>,
+    pub(super) tags: Vec<(String, u64)>,
+    pub(super) digest: u128,
 }
 
 impl File {
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         self.encode_with(&mut |_| {}, &mut |_| {})
     }
 
     /// Encodes with an index and a header that were changed before they got their hashes.
-    fn encode_with(
+    pub(super) fn encode_with(
         &self,
         in_index: &mut dyn FnMut(&mut Vec<u8>),
         in_head: &mut dyn FnMut(&mut Vec<u8>),
@@ -105,7 +106,7 @@ impl File {
     }
 }
 
-fn page(id: u64, name: Option<&str>, bytes: Vec<u8>, epoch: u64) -> Page {
+pub(super) fn page(id: u64, name: Option<&str>, bytes: Vec<u8>, epoch: u64) -> Page {
     let info = PageInfo {
         id,
         name: name.map(str::to_string),
@@ -121,7 +122,7 @@ fn page(id: u64, name: Option<&str>, bytes: Vec<u8>, epoch: u64) -> Page {
     Page { info, bytes, bytes_epoch: epoch, at: None }
 }
 
-fn pattern(len: usize, seed: u32) -> Vec<u8> {
+pub(super) fn pattern(len: usize, seed: u32) -> Vec<u8> {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -131,7 +132,7 @@ fn pattern(len: usize, seed: u32) -> Vec<u8> {
 }
 
 /// Calls without those that only go on with a write that was cut short.
-fn whole(calls: Vec<Call>) -> Vec<Call> {
+pub(super) fn whole(calls: Vec<Call>) -> Vec<Call> {
     let mut end = 0;
     let goes_on = |call: &Call, end: &mut u64| {
         let before = std::mem::replace(end, call.at + call.len);
@@ -141,7 +142,7 @@ fn whole(calls: Vec<Call>) -> Vec<Call> {
 }
 
 /// A bus, and what a checkpoint of it has to be.
-fn world() -> (Double, Bus, File) {
+pub(super) fn world() -> (Double, Bus, File) {
     let double = Double::new(Arc::new(RamVfs::new()));
     let options = Options {
         durability: Some(Durability::Disk),
@@ -214,7 +215,7 @@ fn world() -> (Double, Bus, File) {
     (double, bus, file)
 }
 
-fn contents(vfs: &dyn Vfs, path: &Path) -> Vec<u8> {
+pub(super) fn contents(vfs: &dyn Vfs, path: &Path) -> Vec<u8> {
     let file = vfs.open(path, OpenKind::Read).unwrap();
     let mut bytes = vec![0; file.size().unwrap() as usize];
     read_full_at(&*file, 0, &mut bytes).unwrap();
@@ -222,7 +223,7 @@ fn contents(vfs: &dyn Vfs, path: &Path) -> Vec<u8> {
 }
 
 /// A file system with this checkpoint in it and nothing else.
-fn only(epoch: u64, bytes: &[u8]) -> RamVfs {
+pub(super) fn only(epoch: u64, bytes: &[u8]) -> RamVfs {
     let vfs = RamVfs::new();
     vfs.create_dir(store()).unwrap();
     vfs.create_dir(&dir(store())).unwrap();
@@ -230,12 +231,12 @@ fn only(epoch: u64, bytes: &[u8]) -> RamVfs {
     vfs
 }
 
-fn put(vfs: &dyn Vfs, epoch: u64, bytes: &[u8]) {
+pub(super) fn put(vfs: &dyn Vfs, epoch: u64, bytes: &[u8]) {
     let file = vfs.open(&path(store(), epoch), OpenKind::CreateNew).unwrap();
     write_all_at(&*file, 0, bytes).unwrap();
 }
 
-fn loaded(vfs: &dyn Vfs, file: &File, told: &mut Vec<(u64, u64)>) -> Result<Arc<Core>> {
+pub(super) fn loaded(vfs: &dyn Vfs, file: &File, told: &mut Vec<(u64, u64)>) -> Result<Arc<Core>> {
     let core = Core::new(BACKING, 16 << 20, false)?;
     load(vfs, store(), file.epoch, file.uuid, &core, &mut |done, all| told.push((done, all)))?;
     Ok(core)
@@ -339,229 +340,10 @@ fn an_empty_state() {
     let core = loaded(&vfs, &empty, &mut told).unwrap();
     assert_eq!((core.epoch(), told.len()), (3, 0));
     assert_eq!(verify(&vfs, store(), 3, empty.uuid).unwrap(), 4096);
-}
-
-/// One bit of every byte that matters, one of many in the pages: always found by `verify`, never a wrong state.
-#[test]
-fn damage_everywhere() {
-    let (_, _, mut file) = world();
-    file.automatic = true;
-    let bytes = file.encode();
-    let index_at = u64::from_le_bytes(bytes[96..104].try_into().unwrap()) as usize;
-    let mut vfs = only(3, &bytes);
-    assert!(is_automatic(&vfs, store(), 3).unwrap());
-    let target = vfs.open(&path(store(), 3), OpenKind::ReadWrite).unwrap();
-    for at in 0..bytes.len() {
-        let dense = at < 160 || (4080..4200).contains(&at) || at >= index_at;
-        if !(dense || bytes[at] == 0 && at % 7 == 0 || at % 101 == 0) {
-            continue;
-        }
-        write_all_at(&*target, at as u64, &[bytes[at] ^ 1 << (at % 8)]).unwrap();
-        let error = verify(&vfs, store(), 3, file.uuid).unwrap_err();
-        assert_eq!(error.code, Code::Corruption, "byte {at}");
-        assert_eq!(error.detail.file, Some(path(store(), 3)));
-        assert!(error.detail.offset.unwrap() <= at as u64 || at < 4096);
-        assert_eq!(is_automatic(&vfs, store(), 3).unwrap(), at >= 4096, "byte {at}");
-        if at % 11 == 0 || at < 160 {
-            match loaded(&vfs, &file, &mut Vec::new()) {
-                Ok(core) => assert_eq!(Snapshot::newest(&core).unwrap().digest(), file.digest),
-                Err(error) => assert_eq!(error.code, Code::Corruption, "byte {at}"),
-            }
-        }
-        write_all_at(&*target, at as u64, &bytes[at..at + 1]).unwrap();
-    }
-    let len = bytes.len();
-    for (cut, offset) in [(0, 0), (1, 0), (4095, 0), (4096, 96), (len - 1, 96), (len + 1, 96)] {
-        let mut bad = bytes.clone();
-        bad.resize(cut, 0);
-        vfs = only(3, &bad);
-        for error in [
-            verify(&vfs, store(), 3, file.uuid).unwrap_err(),
-            loaded(&vfs, &file, &mut Vec::new()).unwrap_err(),
-        ] {
-            assert_eq!(
-                (error.code, error.detail.offset),
-                (Code::Corruption, Some(offset)),
-                "{cut}"
-            );
-        }
-        assert_eq!(is_automatic(&vfs, store(), 3).unwrap(), cut >= 4096);
-    }
-}
-
-/// The answer of loading and of `verify`: both fail alike, and say where.
-fn refused(file: &File, bytes: &[u8]) -> (Code, Option<u64>) {
-    let vfs = only(file.epoch, bytes);
-    let error = loaded(&vfs, file, &mut Vec::new()).unwrap_err();
-    let other = verify(&vfs, store(), file.epoch, file.uuid).unwrap_err();
-    assert_eq!((error.code, error.detail.offset), (other.code, other.detail.offset));
-    (error.code, error.detail.offset)
-}
-
-fn set(head: &mut [u8], at: usize, word: u64) {
-    head[at..at + 8].copy_from_slice(&word.to_le_bytes());
-}
-
-fn get(head: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(head[at..at + 8].try_into().unwrap())
-}
-
-/// Headers whose own hash is right and which say what cannot be.
-#[test]
-fn headers_that_lie() {
-    let (_, _, file) = world();
-    let lie = |change: &dyn Fn(&mut Vec<u8>)| {
-        refused(&file, &file.encode_with(&mut |_| {}, &mut |head| change(head)))
-    };
-    for major in [0, 2, 255] {
-        assert_eq!(lie(&|head| head[16] = major).0, Code::FormatVersion);
-    }
-    assert_eq!(lie(&|head| head[24] = 1).0, Code::FormatVersion);
-    assert_eq!(lie(&|head| head[31] = 0x80).0, Code::FormatVersion);
-    let corrupt = |offset| (Code::Corruption, Some(offset));
-    assert_eq!(lie(&|head| head[0] ^= 1), corrupt(0));
-    assert_eq!(lie(&|head| head[15] ^= 1), corrupt(0));
-    assert_eq!(lie(&|head| head[40] ^= 1), corrupt(40));
-    assert_eq!(lie(&|head| head[55] ^= 1), corrupt(40));
-    assert_eq!(lie(&|head| set(head, 56, 4)), corrupt(40));
-    for at in [96, 104, 112] {
-        for more in [1, u64::MAX] {
-            let change = |head: &mut Vec<u8>| {
-                let word = get(head, at).wrapping_add(more);
-                set(head, at, word);
-            };
-            assert_eq!(lie(&change), corrupt(96));
-        }
-    }
-    // An index that begins inside the header.
-    let inside = |head: &mut Vec<u8>| {
-        let end = get(head, 112);
-        set(head, 96, 4088);
-        set(head, 104, end - 4088);
-    };
-    assert_eq!(lie(&inside), corrupt(96));
-    assert_eq!(lie(&|head| set(head, 104, u64::MAX)), corrupt(96));
-    for at in [152, 1000, 4087] {
-        assert_eq!(lie(&|head| head[at] = 1), corrupt(96));
-    }
-    let index_at = get(&file.encode(), 96);
-    assert_eq!(lie(&|head| head[120] ^= 1), corrupt(index_at));
-    assert_eq!(lie(&|head| head[135] ^= 1), corrupt(index_at));
-    // What may differ: the minor version and features that a reader need not know.
-    let minor = file.encode_with(&mut |_| {}, &mut |head| {
-        head[18] = 7;
-        head[32] = 1;
-    });
-    loaded(&only(3, &minor), &file, &mut Vec::new()).unwrap();
-}
-
-/// What only loading can see: the state, and tags.
-#[test]
-fn states_that_lie() {
-    let (_, _, file) = world();
-    let load_only = |file: &File, bytes: &[u8]| {
-        let error = loaded(&only(3, bytes), file, &mut Vec::new()).unwrap_err();
-        (error.code, error.detail.offset)
-    };
-    let other = File { digest: file.digest ^ 1 << 100, ..file.clone() };
-    assert_eq!(load_only(&file, &other.encode()), (Code::Corruption, Some(136)));
-    let index_at = Some(get(&file.encode(), 96));
-    let more = file.encode_with(&mut |index| index.push(0), &mut |_| {});
-    assert_eq!(load_only(&file, &more), (Code::Corruption, index_at));
-    let fewer = file.encode_with(&mut |index| index.truncate(index.len() - 1), &mut |_| {});
-    assert_eq!(load_only(&file, &fewer), (Code::Corruption, index_at));
-    let tags = file.encode_with(&mut |_| {}, &mut |head| set(head, 88, 3));
-    assert_eq!(load_only(&file, &tags), (Code::Corruption, index_at));
-    // A description of the future, and bytes of it.
-    for at in 0..file.pages.len() {
-        for bytes in [false, true] {
-            let mut wrong = file.clone();
-            let page = &mut wrong.pages[at];
-            *(if bytes { &mut page.bytes_epoch } else { &mut page.info.desc_epoch }) = 4;
-            assert_eq!(load_only(&wrong, &wrong.encode()), (Code::Corruption, index_at));
-        }
-    }
-}
-
-/// Entries whose hash is right and which say what cannot be.
-#[test]
-fn entries_that_lie() {
-    let (_, _, file) = world();
-    let index_at = |file: &File| Some(get(&file.encode(), 96));
-    let bad = |at: usize, change: &dyn Fn(&mut Page)| {
-        let mut file = file.clone();
-        change(&mut file.pages[at]);
-        assert_eq!(refused(&file, &file.encode()), (Code::Corruption, index_at(&file)));
-    };
-    bad(0, &|page| page.info.id = 0);
-    bad(8, &|page| page.info.id = crate::apply::MAX_ID);
-    bad(8, &|page| page.info.id = u64::MAX);
-    bad(6, &|page| page.info.shape = vec![1; 65]);
-    bad(8, &|page| page.at = Some(u64::MAX));
-    bad(8, &|page| page.info.nbytes = u64::MAX);
-    let mut end = file.clone();
-    end.pages[8].info.nbytes += 8;
-    assert_eq!(refused(&end, &end.encode()), (Code::Corruption, index_at(&end)));
-    // An itemsize over 32 bits, a name that is no text: both in the first entry, whose bytes are known.
-    let entry = |change: &dyn Fn(&mut Vec<u8>)| {
-        refused(&file, &file.encode_with(&mut |index| change(index), &mut |_| {})).0
-    };
-    assert_eq!(file.encode()[index_at(&file).unwrap() as usize..][..9], *b"\x01\x05empty\0\x01");
-    let long = |index: &mut Vec<u8>| {
-        index.splice(8..9, [0x80, 0x80, 0x80, 0x80, 0x10]);
-    };
-    assert_eq!(entry(&long), Code::Corruption);
-    assert_eq!(entry(&|index| index[2] = 0xFF), Code::Corruption);
-    assert_eq!(entry(&|index| index.truncate(200)), Code::Corruption);
-    assert_eq!(entry(&|index| index.clear()), Code::Corruption);
-    let more = file.encode_with(&mut |_| {}, &mut |head| set(head, 80, 12));
-    assert_eq!(refused(&file, &more).0, Code::Corruption);
-    // Bytes that are not those of the entry: the place is that of the block.
-    let mut bytes = file.encode();
-    let large = bytes.windows(8).position(|w| *w == file.pages[5].bytes[..8]).unwrap();
-    bytes[large + 16384 * 2 + 5] ^= 1;
-    let at = large as u64 + 16384 * 2;
-    assert_eq!(refused(&file, &bytes), (Code::Corruption, Some(at)));
-}
-
-/// Between pages there are less than 4096 bytes, all zero; `verify` looks.
-#[test]
-fn gaps() {
-    let (_, _, file) = world();
-    let two = |first: usize| {
-        let pages = vec![page(1, None, vec![7; first], 1), page(2, None, vec![8; 20_000], 1)];
-        File { pages, tags: vec![], ..file.clone() }
-    };
-    let verified = |file: &File, bytes: &[u8]| verify(&only(3, bytes), store(), 3, file.uuid);
-    for first in [1, 8, 4095, 4096] {
-        let file = two(first);
-        verified(&file, &file.encode()).unwrap();
-    }
-    // The same with the second page moved up by so much that nothing explains it.
-    let file = two(4096);
-    let mut moved = file.clone();
-    moved.pages[1].at = Some(3 * 4096);
-    let mut bytes = moved.encode();
-    bytes.splice(8192..8192, [0; 4096]);
-    let places: Vec<u64> = [96, 112].map(|at| get(&bytes, at) + 4096).to_vec();
-    set(&mut bytes, 96, places[0]);
-    set(&mut bytes, 112, places[1]);
-    let sum = h64(&bytes[..4088]);
-    set(&mut bytes, 4088, sum);
-    let error = verified(&moved, &bytes).unwrap_err();
-    assert_eq!((error.code, error.detail.offset), (Code::Corruption, Some(8192)));
-    assert!(error.message.contains("follow"), "{error}");
-    // Or before the end of the first.
-    let mut back = two(5000);
-    back.pages[1].at = Some(9000);
-    let error = verified(&back, &back.encode()).unwrap_err();
-    assert!(error.message.contains("follow"), "{error}");
-    assert_eq!(error.detail.offset, Some(4096 + 5000));
-    let mut dirty = two(4095).encode();
-    dirty[8191] = 1;
-    let error = verified(&file, &dirty).unwrap_err();
-    assert_eq!((error.code, error.detail.offset), (Code::Corruption, Some(8191)));
-    assert!(error.message.contains("padding"), "{error}");
+    // Also before the first commit.
+    let none = File { epoch: 0, time: 0, next_id: 1, ..empty };
+    let core = loaded(&only(0, &none.encode()), &none, &mut told).unwrap();
+    assert_eq!(core.epoch(), 0);
 }
 
 /// Large states go out in large pieces, however many pages there are.
@@ -662,6 +444,24 @@ fn every_call_fails_once() {
     double.heal();
     write(&double, store(), file.uuid, &at, false).unwrap();
     assert_eq!(list(&RamVfs::new(), store()).unwrap(), [0u64; 0]);
+}
+
+/// Memory that is not there is an error of its own, at every request.
+#[test]
+fn memory_runs_out() {
+    let (_, _, file) = world();
+    let vfs = only(3, &file.encode());
+    for nth in 1.. {
+        let core = Core::new(BACKING, 16 << 20, false).unwrap();
+        faults::arm(nth, false);
+        let done = load(&vfs, store(), 3, file.uuid, &core, &mut |_, _| {});
+        if !faults::disarm() {
+            assert!(done.is_ok() && nth > 20);
+            break;
+        }
+        assert_eq!(done.unwrap_err().code, Code::OutOfSpace, "request {nth}");
+        assert_eq!(core.epoch(), 0);
+    }
 }
 
 #[test]

@@ -409,12 +409,13 @@ fn held_is_what_is_visible(seed: u64, steps: usize) -> u64 {
             5 => commit(&bus, |b| b.rename(id, Some(&format!("name {id} of {new}")))),
             6 => commit(&bus, |b| b.set_meta(id, &"m".repeat(size as usize / 8))),
             7 => commit(&bus, |b| b.tag(&format!("tag {}", new % 5), None, true)),
-            8 => Ok(snapshots.push(bus.snapshot().unwrap())),
+            8 => bus.snapshot().map(|snapshot| snapshots.push(snapshot)),
             9 => bus.view(id).map(|view| views.push(view)),
             10 if forks.len() < 3 => {
                 let fork = bus.fork(&bus.snapshot().unwrap()).unwrap();
                 let _ = fork.write(id, 0, &vec![9; len as usize], &HOW);
-                Ok(forks.push(fork))
+                forks.push(fork);
+                Ok(())
             }
             11 => {
                 // Refused in the middle: what it took before goes back.

@@ -102,12 +102,16 @@ impl Active {
             Err(e) if e.kind() == io::ErrorKind::Unsupported => u64::MAX,
             Err(e) => return Err(Error::storage(&self.segment.path, &e, "reserve space in")),
         };
+        assert!(self.reserved >= least, "less was reserved than asked for");
         Ok(())
     }
 
     /// Puts a padded record at the end.
     #[inline]
     pub(crate) fn write(&mut self, record: &[u8]) -> Result<()> {
+        let room = self.reserved.saturating_sub(self.end);
+        assert!(record.len() as u64 <= room, "a record was begun without its space");
+        assert!(record.len().is_multiple_of(8), "a record is not padded");
         let copied = self.mapped.as_mut().is_some_and(|mapped| mapped.write(self.end, record));
         if !copied {
             write_all_at(&*self.segment.file, self.end, record)
@@ -119,6 +123,7 @@ impl Active {
 
     /// Cuts off what was reserved behind the last record; nothing is written any more.
     pub(crate) fn finish(self) -> (Arc<Segment>, Result<()>) {
+        assert!(self.end >= RECORDS, "a segment is cut into its header");
         drop(self.mapped);
         let cut = self.segment.file.set_len(self.end);
         let cut = cut.map_err(|e| Error::storage(&self.segment.path, &e, "cut"));

@@ -167,6 +167,9 @@ impl LogCursor {
         let changed = || Error::corruption(&walk.path, Some(offset), Some(epoch), changed);
         let found = walk.window.record(&walk.header.salt, offset)?;
         let (head, bytes) = found.ok_or_else(changed)?;
+        if head.epoch_low != epoch as u32 {
+            return Err(changed());
+        }
         let payload = &bytes[record::HEADER..record::HEADER + head.len as usize];
         match record::parse(&head, payload, offset, walk.header.base_time) {
             Some((_, Body::Commit { time, source, meta, ops })) => {

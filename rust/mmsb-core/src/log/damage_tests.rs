@@ -9,6 +9,7 @@ use super::segment::RECORDS;
 use super::tests::*;
 use super::*;
 use crate::error::Code;
+use crate::hash::h64;
 use crate::vfs::{OpenKind, OsVfs, read_full_at, write_all_at};
 
 /// The log of an unsynced store cut at every byte of its last record: the state before it comes back, the torn bytes
@@ -350,6 +351,40 @@ fn sparse_files_of_absurd_length() {
     assert_eq!(seen, [commit(1, 50)]);
     assert!(found.torn_bytes > 7 << 40 && found.quarantined.len() == 1);
     assert!(raw(&*vfs, &path).size().unwrap() < 1 << 20);
+}
+
+/// A header may be right and the record behind it a hole: what the file has not costs no memory, and what this machine
+/// could not hold is refused.
+#[test]
+fn a_record_that_is_a_hole() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join("s");
+    let vfs: Arc<dyn Vfs> = Arc::new(OsVfs);
+    let mut log = Log::create(vfs.clone(), &dir, options(64 << 10)).unwrap();
+    append(&mut log, &commit(1, 50)).unwrap();
+    let at = log.end().offset;
+    drop(log);
+    let file = raw(&*vfs, &dir.join("log/0000000000000000-0000000000000001.mlog"));
+    let mut salt = [0; 16];
+    read_full_at(&*file, 56, &mut salt).unwrap();
+    let claim = |len: u64| {
+        let mut head = [0; record::HEADER];
+        head[12] = record::IGNORABLE;
+        head[14..20].copy_from_slice(&len.to_le_bytes()[..6]);
+        let sum = (h64(&head[12..]) ^ record::seed(&salt, at)) as u32;
+        head[8..12].copy_from_slice(&sum.to_le_bytes());
+        write_all_at(&*file, at, &head).unwrap();
+        file.set_len(at + len + 32)
+    };
+    claim(200 << 20).unwrap();
+    assert_eq!(read_only(&vfs, &dir).unwrap().1, [commit(1, 50)]);
+    if let Err(e) = claim(8 << 40) {
+        println!("skipped: the temporary directory does not take sparse files of 8 TiB: {e}");
+        return;
+    }
+    assert_eq!(read_only(&vfs, &dir).unwrap_err().code, Code::OutOfSpace);
+    claim(200 << 20).unwrap();
+    assert_eq!(try_open(&vfs, &dir, 0).unwrap().2, [commit(1, 50)]);
 }
 
 proptest! {

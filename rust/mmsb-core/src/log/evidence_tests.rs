@@ -149,34 +149,6 @@ fn zeros_in_front_of_a_proof() {
     assert_eq!(both(end - 20), Some(1));
 }
 
-/// Valid records that say to be very long, over and over: looking for proofs comes to an end, and takes them for one.
-#[test]
-fn many_long_records() {
-    let (vfs, mut log, _) = store(1, 40, 1 << 20);
-    let damaged = log.end().offset;
-    append(&mut log, &commit(2, 40)).unwrap();
-    let from = log.end().offset;
-    drop(log);
-    let mut files = image(&*vfs, dir());
-    let bytes = &mut files[0].1;
-    bytes[damaged as usize + 40] ^= 1;
-    bytes.resize(from as usize + 200_000, 0);
-    let salt = {
-        let mut window = reader::Window::open(&*vfs, &segments(&*vfs)[0]).unwrap();
-        window.header().unwrap().unwrap().salt
-    };
-    assert_eq!(verdict_of(&files), Some(1));
-    // Headers that hold, of records that reach to the end of the file and do not.
-    let bytes = &mut files[0].1;
-    for at in (from..from + 8000).step_by(32) {
-        let seed = record::seed(&salt, at);
-        let mut one = vec![0; 150_000 + record::HEADER];
-        record::finish(&mut one, record::COMMIT, 0, 2, 0, seed);
-        bytes[at as usize..at as usize + 32].copy_from_slice(&one[..32]);
-    }
-    assert_eq!(verdict_of(&files), None);
-}
-
 /// Of a checkpoint's epochs none may be lost; the one behind it may.
 #[test]
 fn a_checkpoint() {

@@ -185,6 +185,8 @@ impl MetaSlots {
 
     /// Writes the slot whose turn it is. Not synced: the next sync or `close` does that.
     pub(crate) fn write(&mut self, durable: Position, durable_epoch: u64) -> Result<()> {
+        assert!(durable >= self.now.durable, "a durable position goes back");
+        assert!(durable_epoch >= self.now.durable_epoch, "a durable epoch goes back");
         let generation = self.now.generation.wrapping_add(1);
         self.now = StoreMeta { generation, durable, durable_epoch, ..self.now.clone() };
         self.put(if planted(Defect::OneMetaSlot) { 0 } else { (generation % 2) as usize })

@@ -13,8 +13,12 @@ pub(crate) mod double;
 #[cfg(test)]
 mod evidence_tests;
 #[cfg(test)]
+mod forged_tests;
+#[cfg(test)]
 mod format_tests;
 mod mapped;
+#[cfg(test)]
+mod mapping_tests;
 mod meta;
 #[cfg(test)]
 mod order_tests;

@@ -87,7 +87,8 @@ impl Window {
         };
         if left > LARGE {
             self.buf = Vec::new();
-            let read = if is_denied() { Ok(None) } else { read_vec(&*self.file, offset, left as u64) };
+            let read =
+                if is_denied() { Ok(None) } else { read_vec(&*self.file, offset, left as u64) };
             let read = read.map_err(|e| Error::storage(&self.path, &e, "read"))?;
             self.buf = read.ok_or_else(no_memory)?;
             return Ok(());
@@ -243,6 +244,8 @@ impl Walk {
         self.epoch = epoch;
         self.commits += u64::from(commit);
         self.chain = head.chain_after();
+        assert!(head.size() >= HEADER as u64, "a walk goes on");
+        assert!(self.offset.is_multiple_of(8), "records are aligned");
         self.offset += head.size();
         self.durable = self.durable.max(durable.unwrap_or(0));
         self.sealed = matches!(body, Body::Seal { .. });

@@ -271,7 +271,7 @@ fn progress() {
     told.clear();
     let walked =
         verify(&*vfs, dir(), None, &mut |e| panic!("{e}"), &mut |a, b| told.push((a, b))).unwrap();
-    assert_eq!(walked, Walked { records: 102, bytes: total + 8192 });
+    assert_eq!((walked.records, walked.bytes), (102, total + 8192));
     check_progress(&told, &sizes, 8192, total + 8192);
 }
 
@@ -369,6 +369,9 @@ fn setting_aside() {
     assert_eq!(n.unwrap() as u64, length);
     assert!(copied == torn[4096..torn_end as usize]);
     let whole = raw(&*vfs, &quarantine.join(&kept[0])).size().unwrap();
+    let torn: Vec<&String> = events.iter().filter(|e| e.contains("recovery.torn")).collect();
+    assert_eq!(torn.len(), 1);
+    assert!(torn[0].contains("=4096") && torn[0].contains(&format!("={length}")), "{torn:?}");
     let events: Vec<&String> = events.iter().filter(|e| e.contains("quarantine")).collect();
     assert_eq!(events.len(), 2);
     assert!(events[0].contains(&kept[0]) && events[0].contains(&format!("={whole}")), "{events:?}");

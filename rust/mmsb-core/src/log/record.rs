@@ -128,6 +128,7 @@ pub(crate) fn finish(
     seed: u64,
 ) -> u64 {
     let len = (record.len() - HEADER) as u64;
+    assert!(len <= MAX_PAYLOAD, "a payload is longer than its length says");
     record[12] = kind;
     record[13] = flags;
     record[14..20].copy_from_slice(&len.to_le_bytes()[..6]);

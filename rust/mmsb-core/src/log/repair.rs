@@ -30,6 +30,8 @@ pub(super) struct Repair<'a> {
 impl Repair<'_> {
     pub(super) fn run(mut self, end: End) -> Result<LogState> {
         let End { index, mut walk, torn_from } = end;
+        assert!(torn_from > index, "the segment that the log ends in is not torn whole");
+        assert_eq!(walk.header.seq, self.names[index].seq, "the log ends in another segment");
         // The last one first: a crash in between must not leave a gap in the sequence.
         for torn in (torn_from..self.names.len()).rev() {
             self.set_aside(self.names[torn])?;
@@ -52,6 +54,7 @@ impl Repair<'_> {
         if !walk.sealed {
             at = seal(&*file, &mut walk).map_err(|e| failed(&e, "seal"))?;
         }
+        assert!(walk.offset <= at, "a seal is behind the records");
         let mut sealed_bytes = at;
         for name in &self.names[..index] {
             let path = segment::log_dir(self.dir).join(name.file());
@@ -157,6 +160,8 @@ fn seal(file: &dyn VfsFile, walk: &mut Walk) -> std::io::Result<u64> {
     let body =
         record::finish(&mut bytes, record::SEAL, record::DURABLE, walk.epoch, walk.chain, seed);
     bytes.resize(record::padded(bytes.len() as u64) as usize, 0);
+    assert_eq!(bytes.len() as u64, record::padded(bytes.len() as u64), "a seal is padded");
+    assert!(bytes.len() as u64 <= record::SEAL_ROOM, "a seal takes the room kept for it");
     write_all_at(file, at, &bytes)?;
     file.sync()?;
     walk.chain = record::chain_after(walk.chain, body);

@@ -93,7 +93,12 @@ impl<'a> Scan<'a> {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<End> {
         let next = self.from_epoch.saturating_add(1);
-        let start = self.names.partition_point(|n| n.first_epoch <= next).saturating_sub(1);
+        let mut start = self.names.partition_point(|n| n.first_epoch <= next).saturating_sub(1);
+        // Until a sync has reached the last segment, the one before may have lost its end with the power.
+        let unproven = self.meta.durable.seq < self.names[start].seq;
+        if start > 0 && start + 1 == self.names.len() && unproven {
+            start -= 1;
+        }
         if self.names[start].first_epoch > next {
             let what = "the segments before it are missing";
             return Err(bad_header(&self.path(start), self.names[start], what));
@@ -311,8 +316,13 @@ const CLAIMED: u64 = 1 << 30;
 /// Looks at every place from `from` on for valid records of this segment; the farthest offset that one says to be
 /// durable. Bytes made to look like many records would take long to check; then the answer is "all of it".
 fn promise(window: &mut Window, header: &SegmentHeader, from: u64) -> Result<u64> {
-    let size = window.size()?;
-    let mut budget = size.saturating_mul(4);
+    let (size, mut data) = (window.size()?, 0u64);
+    window.nonzero(from, u64::MAX, &mut |_, bytes| {
+        data += bytes.len() as u64;
+        Ok(())
+    })?;
+    // What is in the file counts, not the length that it claims.
+    let mut budget = data.saturating_mul(4).saturating_add(CLAIMED);
     let (mut at, mut farthest) = (from, 0);
     loop {
         let bytes = window.get(at, HEADER)?;

@@ -62,6 +62,7 @@ impl SegmentHeader {
         for word in words {
             out.extend_from_slice(&word.to_le_bytes());
         }
+        assert_eq!(out.len(), 120, "the header's fields are where FORMAT.md says");
         out.resize(HEADER_LEN - 8, 0);
         out.extend_from_slice(&h64(&out).to_le_bytes());
         out

@@ -5,17 +5,19 @@ use std::path::Path;
 use super::meta::{read_slot, slot_paths};
 use super::reader::{Step, Walk, Window, bad_header, check_header};
 use super::segment::{self, SegmentName};
-use super::{Position, StoreMeta, read_meta};
+use super::{CheckpointMark, Position, StoreMeta, read_meta};
 use crate::error::{Error, Result};
 use crate::vfs::Vfs;
 
 /// What a verification read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Walked {
     /// Valid records.
     pub records: u64,
     /// Bytes of all segments and meta slots.
     pub bytes: u64,
+    /// The checkpoint marks among the records.
+    pub marks: Vec<CheckpointMark>,
 }
 
 /// Walks all segments and the meta slots. Problems go to `on_problem`; the walk goes on with the next segment.
@@ -145,7 +147,11 @@ impl Check<'_> {
             match walk.step()? {
                 Step::Nothing => break,
                 Step::Wrong(what) => return Err(walk.damage(what)),
-                Step::Commit(_) | Step::Mark { .. } | Step::Other => walked.records += 1,
+                Step::Mark { epoch, digest, size } => {
+                    walked.records += 1;
+                    walked.marks.push(CheckpointMark { epoch, digest, size });
+                }
+                Step::Commit(_) | Step::Other => walked.records += 1,
             }
             if walk.offset - told >= 1 << 20 {
                 told = walk.offset;

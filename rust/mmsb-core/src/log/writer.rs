@@ -219,9 +219,11 @@ impl Log {
         // Told once: a later record with it proves as much as every record with it.
         let tell = synced.seq == active.segment.seq && synced.offset > active.told;
         if tell {
+            assert!(synced.offset <= active.end, "more is durable than was written");
             flags |= record::DURABLE;
             prepend(active.end - synced.offset, &mut start);
         }
+        assert!(start >= HEADER, "no room in front of a record for its header");
         start -= HEADER;
         let len = buf.len();
         let seed = record::seed(&active.salt, active.end);
@@ -267,6 +269,7 @@ impl Log {
         buf.extend_from_slice(&self.state.epoch.to_le_bytes());
         self.put(record::SEAL, 0, self.state.epoch, None, &mut buf)?;
         let Some(active) = self.active.take() else { return Ok(()) };
+        assert_eq!(self.state.end.offset, active.end, "the end is the active segment's");
         self.state.sealed_bytes += active.end;
         let (segment, cut) = active.finish();
         self.behind.push(segment);
@@ -282,6 +285,9 @@ impl Log {
     /// Opens the next segment. The one before the last must be durable by then, its name too: recovery relies on it.
     fn start_segment(&mut self) -> Result<()> {
         self.settle()?;
+        assert!(self.active.is_none(), "a segment is begun while another is open");
+        assert!(self.behind.len() <= 1, "more than the last two segments are unsynced");
+        assert!(self.durable <= self.state.end, "more is durable than was written");
         let first_epoch = self.state.epoch.saturating_add(1);
         let name = SegmentName { seq: self.state.next_seq, first_epoch };
         let header = SegmentHeader {
@@ -365,7 +371,12 @@ impl Log {
 
     /// Notes that `point` was synced; later records say so.
     pub fn synced(&mut self, point: &SyncPoint) {
+        assert!(point.end <= self.state.end, "a sync reached more than was written");
         if point.end > self.durable {
+            assert!(
+                point.epoch >= self.durable_epoch,
+                "a later sync made an earlier epoch durable"
+            );
             self.durable = point.end;
             self.durable_epoch = point.epoch;
         }
@@ -396,6 +407,8 @@ impl Log {
         if let Some(helper) = self.helper.take() {
             helper.finish();
         }
+        assert_eq!(self.durable, self.state.end, "a closed log is durable to its end");
+        assert!(self.behind.is_empty(), "a closed log has no unsynced segment");
         if self.meta.now.durable != self.durable {
             self.write_meta()?;
         }

@@ -21,18 +21,22 @@ use crate::view::View;
 
 const HOW: How<'static> =
     How { source: None, meta: None, durability: None, time: Some(1), wait: true };
+/// So many bytes of the page are written and read.
 const LEN: usize = 64;
+const SMALL: u64 = LEN as u64;
+/// Of two blocks.
+const LARGE: u64 = 20_000;
 
-/// An engine with one page; its bytes are the number of the epoch, which is 1.
-fn engine() -> Arc<Core> {
+/// An engine with one page of so many bytes; the first of them are the number of the epoch, which is 1.
+fn engine(nbytes: u64) -> Arc<Core> {
     let core = Core::new(Backing::Heap, 1 << 20, false).unwrap();
     let mut batch = Batch::new();
     let page = NewPage {
         name: None,
         dtype: "",
         itemsize: 1,
-        shape: &[LEN as u64],
-        nbytes: LEN as u64,
+        shape: &[nbytes],
+        nbytes,
         meta: "",
         location: 0,
     };
@@ -75,7 +79,7 @@ fn view(core: &Arc<Core>) {
     let pin = Pin::brief(core);
     let root = pin.root;
     let slot = table::get(core.mem(), root.table, root.height, 1).unwrap();
-    let view = View::pinned(core, 1, &slot, 0, slot.len).unwrap();
+    let view = View::pinned(core, 1, &slot, 0, SMALL).unwrap();
     drop(pin);
     sync::reads(view.as_ptr(), view.len() as u64);
     assert_eq!(view.bytes(), [root.epoch as u8; LEN]);
@@ -97,7 +101,7 @@ fn three(core: &Arc<Core>, first: impl FnOnce(), other: fn(&Arc<Core>)) {
 #[test]
 fn loom_snapshots() {
     holds("commits and snapshots", || {
-        let core = engine();
+        let core = engine(SMALL);
         let commits = || {
             commit(&core, 2);
             commit(&core, 3);
@@ -107,17 +111,22 @@ fn loom_snapshots() {
     });
 }
 
-#[test]
-fn loom_views() {
-    holds("commits and views", || {
-        let core = engine();
+fn views(nbytes: u64) -> impl Fn() + Sync + Send + 'static {
+    move || {
+        let core = engine(nbytes);
         let commits = || {
             commit(&core, 2);
             commit(&core, 3);
             reclaim(&core);
         };
         three(&core, commits, view);
-    });
+    }
+}
+
+#[test]
+fn loom_views() {
+    holds("commits and views", views(SMALL));
+    holds("commits and views of a large page", views(LARGE));
 }
 
 /// Two writers add one to what they found, as transactions; nothing is lost, and a reader sees no step back.
@@ -138,7 +147,7 @@ fn loom_transactions() {
         }
     }
     holds("transactions", || {
-        let core = engine();
+        let core = engine(SMALL);
         let reader = || {
             let first = Snapshot::newest(&core).unwrap();
             read(&first);
@@ -155,7 +164,7 @@ fn loom_transactions() {
 #[test]
 fn loom_durable_commits() {
     holds("durable commits", || {
-        let core = engine();
+        let core = engine(SMALL);
         let options = LogOptions { base_epoch: 1, ..LogOptions::default() };
         let log = Log::create(Arc::new(RamVfs::new()), Path::new("/bus"), options).unwrap();
         lock(&core.sequencer).log = Some(log);
@@ -172,7 +181,7 @@ fn loom_durable_commits() {
 #[test]
 fn loom_fork() {
     holds("fork and close", || {
-        let core = engine();
+        let core = engine(SMALL);
         let fork = Core::fork(&Snapshot::newest(&core).unwrap()).unwrap();
         let forked = thread::spawn(move || {
             commit(&fork, 2);

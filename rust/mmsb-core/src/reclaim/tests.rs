@@ -130,6 +130,7 @@ fn views_hold_what_they_show() {
 
 /// What a forked child may see is kept until it is gone, whatever happens to pins meanwhile; several children too.
 #[test]
+#[cfg_attr(miri, ignore = "ppoll")]
 fn forked_children_hold_what_was_there() {
     let core = core();
     let before = used(&core);

@@ -17,6 +17,7 @@ pub(crate) use loom::thread::yield_now;
 
 /// Plain memory is watched in pieces of this size, the least that the arena gives out.
 const GRAIN: usize = 16;
+const PAGE: usize = 4096;
 
 /// loom objects by the address that each stands for.
 struct Stock<T> {
@@ -78,8 +79,11 @@ pub(crate) fn shared<A>(word: &A) -> Shared<'_, A> {
 }
 
 fn grains(at: *const u8, len: u64) -> Vec<Rc<UnsafeCell<()>>> {
-    let (first, stop) = (at.addr() / GRAIN, (at.addr() + len as usize).div_ceil(GRAIN));
-    with(|stocks| (first..stop).map(|grain| stocks.grains.at(grain)).collect())
+    let (first, stop) = (at.addr(), at.addr() + len as usize);
+    // Of whole blocks one grain in each hardware page will do: who frees or copies one takes all of it.
+    let step = if len < PAGE as u64 { GRAIN } else { PAGE };
+    let places = (first / step * step..stop).step_by(step);
+    with(|stocks| places.map(|place| stocks.grains.at(place)).collect())
 }
 
 #[track_caller]

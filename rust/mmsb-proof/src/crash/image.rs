@@ -153,6 +153,18 @@ pub struct Lives {
     pub finished: u64,
 }
 
+impl Lives {
+    /// Both.
+    pub fn and(self, other: Lives) -> Lives {
+        Lives {
+            closed: self.closed + other.closed,
+            killed: self.killed + other.killed,
+            lost: self.lost + other.lost,
+            finished: self.finished + other.finished,
+        }
+    }
+}
+
 /// The image shows what it must, takes three more commits, comes to an end, and shows them.
 ///
 /// # Panics

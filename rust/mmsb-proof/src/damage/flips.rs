@@ -12,6 +12,7 @@ use crate::sim::SECTOR;
 const NEWEST: &str = "newest state, told by verify";
 const REFUSED: &str = "refused";
 const SLOT: &str = "newest state, a slot in place of the other";
+const TORN: &str = "newest state, bytes behind it told";
 const ZEROS: &str = "newest state, zeros behind the last record";
 const OLDER: &str = "older state, no promise left";
 
@@ -125,11 +126,12 @@ pub(super) fn many(args: &Args) -> Row<'static> {
         count: format!("{} cases", tally.all()),
         seed: args.seed.to_string(),
         result: format!(
-            "0 passed unnoticed, 0 wrong states: {} refused as corrupt, {} newest state and told by verify, {} \
-             harmless (a valid meta slot in place of the other, {} zeros as they are reserved behind a segment), {} an older state with every promise of a newer one \
-             destroyed",
+            "0 passed unnoticed, 0 wrong states: {} refused as corrupt, {} newest state and told by verify, {} newest state \
+             and bytes behind the last record told at opening; {} a valid meta slot in place of the other and {} zeros \
+             behind a segment, both harmless; {} an older state with every promise of a newer one destroyed",
             tally.of(REFUSED),
             tally.of(NEWEST),
+            tally.of(TORN),
             tally.of(SLOT),
             tally.of(ZEROS),
             tally.of(OLDER)
@@ -238,6 +240,7 @@ fn outcome(store: &Store, disk: &crate::sim::Disk, seen: &Seen, what: &str) -> &
             OLDER
         }
         Ok(_) if named => NEWEST,
+        Ok(_) if seen.torn > 0 => TORN,
         Ok(_) => {
             let slots = store.disk.files().filter(|(path, _)| kind_of(path) == "meta slot");
             let slots: Vec<&[u8]> = slots.map(|(_, bytes)| bytes).collect();

@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use mmsb_core::{Bus, How, Mode};
 
-use super::{DIR, Store, Tally, changed, is_segment, kind_of, life, look, options, share, show};
+use super::{
+    DIR, Store, Tally, changed, every, is_segment, kind_of, life, look, options, share, show,
+};
 use crate::args::Args;
 use crate::format;
 use crate::report::Row;
 use crate::sim::{Disk, SECTOR};
 
 const REFUSED: &str = "refused";
-const NEWEST: &str = "newest state, told by verify";
+const NEWEST: &str = "newest state, told";
 const HARMLESS: &str = "newest state, nothing is wrong";
 const OLDER: &str = "an older store, by all that is left";
 
@@ -34,8 +36,7 @@ pub(super) fn run(args: &Args) -> Row<'static> {
     for block in [SECTOR, 4096] {
         let blocks = blocks(&store.disk, block);
         let n = blocks.len() as u64;
-        // A short run takes some sources only.
-        let step = args.cases.map_or(1, |cases| (n * n / cases.max(1)).max(1) | 1);
+        let step = every(args, 101);
         tally.add(share(n * n / step, args.threads, |range, tally| {
             for case in range.map(|case| case * step) {
                 let (to, from) = (&blocks[(case / n) as usize], &blocks[(case % n) as usize]);
@@ -45,7 +46,7 @@ pub(super) fn run(args: &Args) -> Row<'static> {
     }
     for (moment, old) in store.past.iter().enumerate() {
         let differ: Vec<PathBuf> = changed(old, &store.disk).into_iter().collect();
-        let step = args.cases.map_or(1, |_| 13);
+        let step = every(args, 29);
         tally.add(share((1 << differ.len()) / step, args.threads, |range, tally| {
             for mask in range.map(|mask| mask * step) {
                 check(&store, &stale(&store, old, &differ, mask, moment), tally);
@@ -66,7 +67,7 @@ pub(super) fn run(args: &Args) -> Row<'static> {
         count: format!("{} cases", tally.all()),
         seed: args.seed.to_string(),
         result: format!(
-            "0 wrong states: {} refused as corrupt, {} newest state and told by verify, {} newest state with nothing to \
+            "0 wrong states: {} refused as corrupt, {} newest state and told by verify or at opening, {} newest state with nothing to \
              tell (a valid meta slot in place of the other, a checkpoint that is not needed, a file that is not ours), \
              {} an older store by everything that was left in it",
             tally.of(REFUSED),
@@ -98,7 +99,7 @@ fn check(store: &Store, case: &Case, tally: &mut Tally) {
             assert!(epoch >= left, "{what}: shows {epoch}, {left} is promised; {told:?}");
             OLDER
         }
-        Ok(_) if !told.is_empty() => NEWEST,
+        Ok(_) if !told.is_empty() || seen.torn > 0 => NEWEST,
         Ok(_) => {
             assert!(touched.iter().all(|path| harmless(store, &case.disk, path)), "{what}");
             HARMLESS

@@ -113,8 +113,19 @@ fn promised(disk: &Disk) -> (u64, u64) {
     farthest
 }
 
+/// The sample store's files and the states of its epochs.
+pub(crate) fn sample(seed: u64) -> (Disk, Vec<Arc<State>>) {
+    let store = Store::sample(seed, &life());
+    (store.disk, store.history)
+}
+
 fn is_segment(path: &Path) -> bool {
     path.extension().is_some_and(|ext| ext == "mlog")
+}
+
+/// Of a short run: every so manieth case only.
+fn every(args: &Args, nth: u64) -> u64 {
+    if args.cases.is_some_and(|cases| cases < 50_000) { nth } else { 1 }
 }
 
 /// What a look at a store gave.
@@ -124,6 +135,8 @@ struct Seen {
     shown: Result<u64, Error>,
     /// What `verify` found.
     problems: Vec<Error>,
+    /// Bytes that opening said to lie behind the last record.
+    torn: u64,
 }
 
 impl Seen {
@@ -155,10 +168,11 @@ fn look(disk: &Disk, history: &[Arc<State>], travel: &[u64]) -> Result<Seen, Str
         compare(&snapshot, want).map_err(|what| format!("epoch {epoch}: {what}"))?;
         Ok::<u64, String>(epoch)
     };
-    let mut problems = Vec::new();
+    let (mut problems, mut torn) = (Vec::new(), 0);
     let shown = match open(&sim, Mode::Read) {
         Ok(bus) => {
             let newest = shows(&bus)?;
+            torn = bus.recovery().map_or(0, |found| found.torn_bytes);
             problems = bus.verify(&mut |_, _| {}).map_err(|e| e.to_string())?.problems;
             for &epoch in travel.iter().filter(|&&epoch| epoch < newest) {
                 match bus.snapshot_at(epoch) {
@@ -180,7 +194,7 @@ fn look(disk: &Disk, history: &[Arc<State>], travel: &[u64]) -> Result<Seen, Str
         }
     };
     let host = SimVfs::of(disk.clone());
-    let seen = Seen { shown, problems };
+    let seen = Seen { shown, problems, torn };
     match (open(&host, Mode::ReadWrite), &seen.shown) {
         (Err(error), Err(other)) => {
             if (error.code, &error.detail) != (other.code, &other.detail) {
@@ -194,7 +208,6 @@ fn look(disk: &Disk, history: &[Arc<State>], travel: &[u64]) -> Result<Seen, Str
             if shows(&bus)? != *epoch {
                 return Err(format!("the host shows another epoch than {epoch}"));
             }
-            let torn = !bus.recovery().is_some_and(|r| r.quarantined.is_empty());
             drop(bus);
             let (after, changed) = (host.disk(), changed(disk, &host.disk()));
             // A slot that was not whole is made anew; what was reserved behind the last record is cut.
@@ -203,7 +216,7 @@ fn look(disk: &Disk, history: &[Arc<State>], travel: &[u64]) -> Result<Seen, Str
                 let cut = before.strip_prefix(after.read(path).unwrap_or(b"?"));
                 path.parent() == Some(dir) || cut.is_some_and(|cut| cut.iter().all(|&b| b == 0))
             };
-            if !torn && !changed.iter().all(order) {
+            if torn == 0 && !changed.iter().all(order) {
                 return Err(format!("the host changed {changed:?}"));
             }
             if !changed.is_empty() {
@@ -231,10 +244,10 @@ fn changed(a: &Disk, b: &Disk) -> BTreeSet<PathBuf> {
 
 /// How many cases of which kind ended how.
 #[derive(Debug, Default)]
-struct Tally(BTreeMap<(String, &'static str), u64>);
+pub(crate) struct Tally(BTreeMap<(String, &'static str), u64>);
 
 impl Tally {
-    fn count(&mut self, kind: impl Into<String>, outcome: &'static str) {
+    pub(crate) fn count(&mut self, kind: impl Into<String>, outcome: &'static str) {
         *self.0.entry((kind.into(), outcome)).or_default() += 1;
     }
 
@@ -244,7 +257,7 @@ impl Tally {
         }
     }
 
-    fn all(&self) -> u64 {
+    pub(crate) fn all(&self) -> u64 {
         self.0.values().sum()
     }
 
@@ -273,12 +286,16 @@ impl fmt::Display for Tally {
 }
 
 #[allow(clippy::print_stdout)]
-fn show(title: &str, tally: &Tally) {
+pub(crate) fn show(title: &str, tally: &Tally) {
     println!("{title}\n{tally}\n");
 }
 
 /// Shares cases `0..count` out to threads in small ranges, so that the result does not depend on who takes which.
-fn share(count: u64, threads: usize, work: impl Fn(Range<u64>, &mut Tally) + Sync) -> Tally {
+pub(crate) fn share(
+    count: u64,
+    threads: usize,
+    work: impl Fn(Range<u64>, &mut Tally) + Sync,
+) -> Tally {
     const STEP: u64 = 64;
     let next = std::sync::atomic::AtomicU64::new(0);
     let mut all = Tally::default();

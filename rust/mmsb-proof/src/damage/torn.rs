@@ -7,7 +7,7 @@ use mmsb_core::log::{Commit, HEADROOM, Log, LogOptions, OpenMode, lock, open};
 use mmsb_core::vfs::Vfs;
 use mmsb_core::{Bus, Code, Durability, How, Mode, Options, Result};
 
-use super::{DIR, Tally, is_segment, options, promised, share, show};
+use super::{DIR, Tally, every, is_segment, options, promised, share, show};
 use crate::args::Args;
 use crate::format::{self, COMMIT, HEADER, MARK, SEAL};
 use crate::model::{Act, Driver, State, compare};
@@ -33,7 +33,7 @@ pub(super) fn records(args: &Args) -> Row<'static> {
     for durability in [Durability::Disk, Durability::Os, Durability::Memory] {
         let options = Options { durability: Some(durability), ..options(args.seed) };
         let (fresh, history) = written(&options);
-        let step = args.cases.map_or(1, |_| 23);
+        let step = every(args, 23);
         for record in &fresh {
             let cuts = (record.end - record.start) as u64;
             tally.add(share(cuts / step + 1, args.threads, |range, tally| {

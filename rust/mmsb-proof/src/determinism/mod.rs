@@ -184,7 +184,7 @@ fn case(seed: u64, index: u64) -> (String, Tally) {
         let sim = SimVfs::new();
         let mut driver = way.take(Place::Simulated(&sim), &acts);
         check.record(&Record::of(&driver), &way);
-        check.past(&driver.bus, "in a directory");
+        check.epochs(&driver.bus, 0..=check.head(), "in a directory");
         driver.check_kept();
         driver.close().unwrap();
         check_snapshot(&restart(sim.disk(), &way, Mode::Read).snapshot().unwrap(), driver.head());

@@ -56,7 +56,7 @@ fn parents(
 }
 
 /// The digest of a state.
-pub fn digest(state: &State) -> u128 {
+pub(super) fn digest(state: &State) -> u128 {
     let mut pages = [0; 16];
     if !state.pages.is_empty() {
         let hashes = state.pages.iter().map(|(&id, page)| (id, of_page(page))).collect();

@@ -10,12 +10,14 @@ use crate::model::{Act, Driver, options, random_act};
 use crate::rng::{Rng, mix};
 use crate::sim::SimVfs;
 
-const ACTS: u64 = 30;
+const ACTS: usize = 32;
+/// New pages at the beginning.
+const PAGES: usize = 4;
 const DURABILITIES: [Durability; 3] = [Durability::Memory, Durability::Os, Durability::Disk];
 
 /// Where the bus is.
 #[derive(Debug, Clone, Copy)]
-pub enum Place<'a> {
+pub(super) enum Place<'a> {
     Memory,
     Simulated(&'a SimVfs),
     Directory(&'a Path),
@@ -23,7 +25,7 @@ pub enum Place<'a> {
 
 /// What happens between the commits. It must not show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Between {
+pub(super) enum Between {
     Nothing,
     /// What the history has there by chance.
     Chance,
@@ -35,27 +37,27 @@ pub enum Between {
 
 /// One way to take a history.
 #[derive(Debug, Clone, Copy)]
-pub struct Way {
-    pub durability: Durability,
-    pub between: Between,
+pub(super) struct Way {
+    pub(super) durability: Durability,
+    pub(super) between: Between,
     /// The threads that commit.
-    pub threads: u64,
-    pub max_memory: u64,
-    pub segment_bytes: u64,
+    pub(super) threads: u64,
+    pub(super) max_memory: u64,
+    pub(super) segment_bytes: u64,
 }
 
 /// What a history made, whatever way it took.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Record {
+pub(super) struct Record {
     /// By epoch.
-    pub digests: Vec<u128>,
-    pub log: Vec<Line>,
-    pub refusals: Vec<(Code, String)>,
+    pub(super) digests: Vec<u128>,
+    pub(super) log: Vec<Line>,
+    pub(super) refusals: Vec<(Code, String)>,
 }
 
 /// A commit as the log tells it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Line {
+pub(super) struct Line {
     epoch: u64,
     time: u64,
     source: Option<String>,
@@ -64,15 +66,19 @@ pub struct Line {
     ops: u128,
 }
 
-/// A history: a third of the acts are not commits.
-pub fn history(seed: u64, index: u64) -> Vec<Act> {
+/// A history: some new pages, then anything. A third of the acts are not commits.
+pub(super) fn history(seed: u64, index: u64) -> Vec<Act> {
     let mut rng = Rng(mix(seed, index));
-    let act = |_| match random_act(&mut rng) {
-        // Elsewhere than on a simulated file system this is a checkpoint without a commit.
-        Act::CheckpointDuring { .. } => Act::Checkpoint,
-        act => act,
-    };
-    (0..ACTS).map(act).collect()
+    let mut acts: Vec<Act> = Vec::new();
+    while acts.len() < ACTS {
+        let act = random_act(&mut rng);
+        if acts.len() >= PAGES || matches!(act, Act::Create { .. }) {
+            // Elsewhere than on a simulated file system this is a checkpoint without a commit.
+            let alone = matches!(act, Act::CheckpointDuring { .. });
+            acts.push(if alone { Act::Checkpoint } else { act });
+        }
+    }
+    acts
 }
 
 fn commits(act: &Act) -> bool {
@@ -118,7 +124,7 @@ fn acts_of(history: &[Act], between: Between) -> Vec<Act> {
 
 impl Way {
     /// Nothing but the commits, by one thread.
-    pub fn plain(index: u64) -> Way {
+    pub(super) fn plain(index: u64) -> Way {
         Way {
             durability: DURABILITIES[index as usize % 3],
             between: Between::Nothing,
@@ -129,7 +135,7 @@ impl Way {
     }
 
     /// Ways on a file system: each durability, and all else in other combinations for each history.
-    pub fn others(index: u64) -> [Way; 3] {
+    pub(super) fn others(index: u64) -> [Way; 3] {
         let one_of = |numbers: [u64; 3], n: u64| numbers[n as usize % 3];
         [0, 1, 2].map(|k| Way {
             durability: DURABILITIES[k as usize],
@@ -141,7 +147,7 @@ impl Way {
         })
     }
 
-    pub fn options(&self) -> Options {
+    pub(super) fn options(&self) -> Options {
         Options {
             max_memory: Some(self.max_memory),
             segment_bytes: Some(self.segment_bytes),
@@ -150,7 +156,7 @@ impl Way {
     }
 
     /// Takes the history and gives what came of it. The driver compares each step with the model.
-    pub fn take(&self, place: Place<'_>, history: &[Act]) -> Driver {
+    pub(super) fn take(&self, place: Place<'_>, history: &[Act]) -> Driver {
         let options = self.options();
         let driver = match place {
             Place::Memory => Driver::new(None, &options),
@@ -193,7 +199,7 @@ fn in_turn(mut driver: Driver, acts: &[Act], threads: u64) -> Driver {
 
 impl Record {
     /// What this way made.
-    pub fn of(driver: &Driver) -> Record {
+    pub(super) fn of(driver: &Driver) -> Record {
         Record {
             digests: driver.digests.clone(),
             log: lines(&driver.bus, false),
@@ -202,13 +208,13 @@ impl Record {
     }
 
     /// One hash over all of it.
-    pub fn hash(&self) -> u128 {
+    pub(super) fn hash(&self) -> u128 {
         XxHash3_128::oneshot(format!("{self:?}").as_bytes())
     }
 }
 
 /// The log of a bus.
-pub fn lines(bus: &Bus, reverse: bool) -> Vec<Line> {
+pub(super) fn lines(bus: &Bus, reverse: bool) -> Vec<Line> {
     let entries = bus.log(0, u64::MAX, reverse).unwrap();
     let lines = entries.map(|entry| {
         let entry = entry.unwrap();

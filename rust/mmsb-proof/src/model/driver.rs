@@ -1,7 +1,9 @@
 //! A bus beside its model: each step is taken by both, and everything is compared.
 
+mod ends;
+
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use mmsb_core::vfs::{OsVfs, Vfs};
 use mmsb_core::{
@@ -569,134 +571,6 @@ impl Driver {
         }
         for (view, bytes) in &self.views {
             assert!(view.bytes() == bytes, "a kept view changed");
-        }
-    }
-
-    fn checkpoint(&mut self, unasked: bool) -> Result<()> {
-        if self.place.is_none() {
-            return expect(self.bus.checkpoint(), Code::Argument);
-        }
-        let done = if unasked { self.bus.checkpoint_unasked() } else { self.bus.checkpoint() };
-        self.note(None);
-        assert_eq!(done?, self.epoch());
-        Ok(())
-    }
-
-    /// A checkpoint, with a commit at the `call`-th call that it makes: it sets the first byte of a page.
-    fn checkpoint_during(
-        &mut self,
-        sim: &SimVfs,
-        call: u64,
-        id: u64,
-        byte: u8,
-        next: Arc<State>,
-    ) -> Result<()> {
-        let before = self.epoch();
-        let durable = self.bus.durable_epoch();
-        // What will be known during the commit and after it has its place before either comes about.
-        let mark = self.ledgers.len() as u64;
-        self.ledgers.push(Ledger { told: before, durable, submitted: Some(next.clone()) });
-        self.ledgers.push(Ledger { told: before + 1, durable, submitted: None });
-        let made = Arc::new(Mutex::new(None));
-        let (bus, vfs, place, told) =
-            (self.bus.clone(), sim.clone(), self.place.clone(), made.clone());
-        sim.at_call(call + 1, move || {
-            vfs.set_mark(mark);
-            let how = How { durability: Some(Durability::Os), ..How::default() };
-            let done = bus.write(id, 0, &[byte], &how);
-            match &done {
-                Ok(done) => {
-                    vfs.set_mark(mark + 1);
-                    place.iter().for_each(|at| vfs.acknowledged(&at.dir, done.epoch, false));
-                }
-                Err(error) if error.code == Code::CommitOutcomeUnknown => {}
-                Err(_) => vfs.set_mark(mark - 1),
-            }
-            *told.lock().unwrap() = Some(done);
-        });
-        let done = self.bus.checkpoint();
-        sim.clear_hook();
-        match made.lock().unwrap().take() {
-            Some(Ok(commit)) => {
-                assert_eq!((commit.epoch, commit.changed), (before + 1, true));
-                self.history.push(next);
-            }
-            Some(Err(error)) if error.code == Code::CommitOutcomeUnknown => {
-                self.in_doubt.get_or_insert(next);
-            }
-            Some(Err(error)) => assert!(error.code == Code::WouldBlock || of_storage(&error)),
-            None => {}
-        }
-        self.note(None);
-        assert_eq!(done?, before);
-        self.check_head()
-    }
-
-    /// Closes the bus.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn close(&mut self) -> Result<()> {
-        self.bus.close()?;
-        self.note(None);
-        Ok(())
-    }
-
-    fn reopen(&mut self) -> Result<()> {
-        let Some(Place { vfs, dir, sim }) = self.place.clone() else { return Ok(()) };
-        self.close()?;
-        sim.iter().for_each(SimVfs::new_host);
-        let bus = Bus::open_on(vfs, &dir, Mode::ReadWrite, &self.options, &mut |_, _| {})?;
-        self.bus = bus;
-        if self.failed {
-            self.accept_what_came_back();
-        } else {
-            assert_eq!(self.bus.recovery().unwrap().torn_bytes, 0);
-        }
-        self.check_head()
-    }
-
-    /// After a failure the commit in doubt may be there or not; and if a failed sync took back what had been written,
-    /// only what was durable must be.
-    fn accept_what_came_back(&mut self) {
-        let (told, epoch) = (self.epoch(), self.bus.epoch());
-        let reverted = self.sim().is_some_and(SimVfs::reverted);
-        let least = if reverted { self.ledger().durable } else { told };
-        let most = told + u64::from(self.in_doubt.is_some());
-        assert!(least <= epoch && epoch <= most, "epoch {epoch} came back; not {least}..={most}");
-        self.history.truncate(epoch as usize + 1);
-        if epoch > told {
-            self.history.extend(self.in_doubt.take());
-        }
-        self.digests.truncate(self.history.len());
-        self.in_doubt = None;
-        self.failed = false;
-        self.note(None);
-    }
-
-    /// Every epoch is there, bit for bit, forward and backward; the store is sound.
-    pub fn finish(mut self) {
-        self.reopen().unwrap();
-        let epochs = self.history.len();
-        for epoch in (0..epochs).chain((0..epochs).rev().step_by(3)) {
-            let snapshot = self.bus.snapshot_at(epoch as u64).unwrap();
-            check_snapshot(&snapshot, &self.history[epoch]);
-            if let Some(&digest) = self.digests.get(epoch) {
-                assert_eq!(snapshot.digest(), digest);
-            }
-        }
-        let log = self.bus.log(0, u64::MAX, false).unwrap();
-        let log: Vec<u64> = log.map(|c| c.unwrap().epoch()).collect();
-        assert_eq!(log, (1..epochs as u64).collect::<Vec<_>>());
-        let problems = self.bus.verify(&mut |_, _| {}).unwrap().problems;
-        assert!(problems.is_empty(), "{problems:?}");
-        self.bus.close().unwrap();
-        self.check_kept();
-        if let Some(Place { vfs, dir, .. }) = &self.place {
-            let reader =
-                Bus::open_on(vfs.clone(), dir, Mode::Read, &self.options, &mut |_, _| {}).unwrap();
-            check_snapshot(&reader.snapshot().unwrap(), self.head());
-            assert_eq!(reader.write(1, 0, b"", &How::default()).unwrap_err().code, Code::ReadOnly);
         }
     }
 }

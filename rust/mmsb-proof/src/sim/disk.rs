@@ -272,6 +272,14 @@ impl Disk {
         self.files.insert(inode, Arc::new(content));
     }
 
+    /// Makes directories behind everybody's back, durably.
+    pub fn make_dirs(&mut self, dirs: &[PathBuf]) {
+        for dir in dirs {
+            self.dirs.insert(dir.as_path().into());
+            self.durable_dirs.insert(dir.as_path().into());
+        }
+    }
+
     /// Removes a file behind everybody's back, durably.
     pub fn lose(&mut self, path: &Path) {
         self.names.remove(path);

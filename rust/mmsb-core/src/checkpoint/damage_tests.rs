@@ -1,0 +1,227 @@
+//! Checkpoints that were damaged, and those that were written wrong: every byte, every field.
+
+use super::tests::*;
+use super::*;
+
+/// One bit of every byte that matters, one of many in the pages: always found by `verify`, never a wrong state.
+#[test]
+fn damage_everywhere() {
+    let (_, _, mut file) = world();
+    file.automatic = true;
+    let bytes = file.encode();
+    let index_at = u64::from_le_bytes(bytes[96..104].try_into().unwrap()) as usize;
+    let mut vfs = only(3, &bytes);
+    assert!(is_automatic(&vfs, store(), 3).unwrap());
+    let target = vfs.open(&path(store(), 3), OpenKind::ReadWrite).unwrap();
+    for at in 0..bytes.len() {
+        let dense = at < 160 || (4080..4200).contains(&at) || at >= index_at;
+        if !(dense || bytes[at] == 0 && at % 7 == 0 || at % 101 == 0) {
+            continue;
+        }
+        write_all_at(&*target, at as u64, &[bytes[at] ^ 1 << (at % 8)]).unwrap();
+        let error = verify(&vfs, store(), 3, file.uuid).unwrap_err();
+        assert_eq!(error.code, Code::Corruption, "byte {at}");
+        assert_eq!(error.detail.file, Some(path(store(), 3)));
+        assert!(error.detail.offset.unwrap() <= at as u64 || at < 4096);
+        assert_eq!(is_automatic(&vfs, store(), 3).unwrap(), at >= 4096, "byte {at}");
+        if at % 11 == 0 || at < 160 {
+            match loaded(&vfs, &file, &mut Vec::new()) {
+                Ok(core) => assert_eq!(Snapshot::newest(&core).unwrap().digest(), file.digest),
+                Err(error) => assert_eq!(error.code, Code::Corruption, "byte {at}"),
+            }
+        }
+        write_all_at(&*target, at as u64, &bytes[at..at + 1]).unwrap();
+    }
+    let len = bytes.len();
+    for (cut, offset) in [(0, 0), (1, 0), (4095, 0), (4096, 96), (len - 1, 96), (len + 1, 96)] {
+        let mut bad = bytes.clone();
+        bad.resize(cut, 0);
+        vfs = only(3, &bad);
+        for error in [
+            verify(&vfs, store(), 3, file.uuid).unwrap_err(),
+            loaded(&vfs, &file, &mut Vec::new()).unwrap_err(),
+        ] {
+            assert_eq!(
+                (error.code, error.detail.offset),
+                (Code::Corruption, Some(offset)),
+                "{cut}"
+            );
+        }
+        assert_eq!(is_automatic(&vfs, store(), 3).unwrap(), cut >= 4096);
+    }
+}
+
+/// The answer of loading and of `verify`: both fail alike, and say where.
+fn refused(file: &File, bytes: &[u8]) -> (Code, Option<u64>) {
+    let vfs = only(file.epoch, bytes);
+    let error = loaded(&vfs, file, &mut Vec::new()).unwrap_err();
+    let other = verify(&vfs, store(), file.epoch, file.uuid).unwrap_err();
+    assert_eq!((error.code, error.detail.offset), (other.code, other.detail.offset));
+    (error.code, error.detail.offset)
+}
+
+fn set(head: &mut [u8], at: usize, word: u64) {
+    head[at..at + 8].copy_from_slice(&word.to_le_bytes());
+}
+
+fn get(head: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(head[at..at + 8].try_into().unwrap())
+}
+
+/// Headers whose own hash is right and which say what cannot be.
+#[test]
+fn headers_that_lie() {
+    let (_, _, file) = world();
+    let lie = |change: &dyn Fn(&mut Vec<u8>)| {
+        refused(&file, &file.encode_with(&mut |_| {}, &mut |head| change(head)))
+    };
+    for major in [0, 2, 255] {
+        assert_eq!(lie(&|head| head[16] = major).0, Code::FormatVersion);
+    }
+    assert_eq!(lie(&|head| head[24] = 1).0, Code::FormatVersion);
+    assert_eq!(lie(&|head| head[31] = 0x80).0, Code::FormatVersion);
+    let corrupt = |offset| (Code::Corruption, Some(offset));
+    assert_eq!(lie(&|head| head[0] ^= 1), corrupt(0));
+    assert_eq!(lie(&|head| head[15] ^= 1), corrupt(0));
+    assert_eq!(lie(&|head| head[40] ^= 1), corrupt(40));
+    assert_eq!(lie(&|head| head[55] ^= 1), corrupt(40));
+    assert_eq!(lie(&|head| set(head, 56, 4)), corrupt(40));
+    for at in [96, 104, 112] {
+        for more in [1, u64::MAX] {
+            let change = |head: &mut Vec<u8>| {
+                let word = get(head, at).wrapping_add(more);
+                set(head, at, word);
+            };
+            assert_eq!(lie(&change), corrupt(96));
+        }
+    }
+    // An index that begins inside the header.
+    let inside = |head: &mut Vec<u8>| {
+        let end = get(head, 112);
+        set(head, 96, 4088);
+        set(head, 104, end - 4088);
+    };
+    assert_eq!(lie(&inside), corrupt(96));
+    assert_eq!(lie(&|head| set(head, 104, u64::MAX)), corrupt(96));
+    for at in [152, 1000, 4087] {
+        assert_eq!(lie(&|head| head[at] = 1), corrupt(96));
+    }
+    let index_at = get(&file.encode(), 96);
+    assert_eq!(lie(&|head| head[120] ^= 1), corrupt(index_at));
+    assert_eq!(lie(&|head| head[135] ^= 1), corrupt(index_at));
+    // What may differ: the minor version and features that a reader need not know.
+    let minor = file.encode_with(&mut |_| {}, &mut |head| {
+        head[18] = 7;
+        head[32] = 1;
+    });
+    loaded(&only(3, &minor), &file, &mut Vec::new()).unwrap();
+}
+
+/// What only loading can see: the state, and tags.
+#[test]
+fn states_that_lie() {
+    let (_, _, file) = world();
+    let load_only = |file: &File, bytes: &[u8]| {
+        let error = loaded(&only(3, bytes), file, &mut Vec::new()).unwrap_err();
+        (error.code, error.detail.offset)
+    };
+    let other = File { digest: file.digest ^ 1 << 100, ..file.clone() };
+    assert_eq!(load_only(&file, &other.encode()), (Code::Corruption, Some(136)));
+    let index_at = Some(get(&file.encode(), 96));
+    let more = file.encode_with(&mut |index| index.push(0), &mut |_| {});
+    assert_eq!(load_only(&file, &more), (Code::Corruption, index_at));
+    let fewer = file.encode_with(&mut |index| index.truncate(index.len() - 1), &mut |_| {});
+    assert_eq!(load_only(&file, &fewer), (Code::Corruption, index_at));
+    let tags = file.encode_with(&mut |_| {}, &mut |head| set(head, 88, 3));
+    assert_eq!(load_only(&file, &tags), (Code::Corruption, index_at));
+    // A description of the future, and bytes of it.
+    for at in 0..file.pages.len() {
+        for bytes in [false, true] {
+            let mut wrong = file.clone();
+            let page = &mut wrong.pages[at];
+            *(if bytes { &mut page.bytes_epoch } else { &mut page.info.desc_epoch }) = 4;
+            assert_eq!(load_only(&wrong, &wrong.encode()), (Code::Corruption, index_at));
+        }
+    }
+}
+
+/// Entries whose hash is right and which say what cannot be.
+#[test]
+fn entries_that_lie() {
+    let (_, _, file) = world();
+    let index_at = |file: &File| Some(get(&file.encode(), 96));
+    let bad = |at: usize, change: &dyn Fn(&mut Page)| {
+        let mut file = file.clone();
+        change(&mut file.pages[at]);
+        assert_eq!(refused(&file, &file.encode()), (Code::Corruption, index_at(&file)));
+    };
+    bad(0, &|page| page.info.id = 0);
+    bad(8, &|page| page.info.id = crate::apply::MAX_ID);
+    bad(8, &|page| page.info.id = u64::MAX);
+    bad(6, &|page| page.info.shape = vec![1; 65]);
+    bad(8, &|page| page.at = Some(u64::MAX));
+    bad(8, &|page| page.info.nbytes = u64::MAX);
+    let mut end = file.clone();
+    end.pages[8].info.nbytes += 8;
+    assert_eq!(refused(&end, &end.encode()), (Code::Corruption, index_at(&end)));
+    // An itemsize over 32 bits, a name that is no text: both in the first entry, whose bytes are known.
+    let entry = |change: &dyn Fn(&mut Vec<u8>)| {
+        refused(&file, &file.encode_with(&mut |index| change(index), &mut |_| {})).0
+    };
+    assert_eq!(file.encode()[index_at(&file).unwrap() as usize..][..9], *b"\x01\x05empty\0\x01");
+    let long = |index: &mut Vec<u8>| {
+        index.splice(8..9, [0x80, 0x80, 0x80, 0x80, 0x10]);
+    };
+    assert_eq!(entry(&long), Code::Corruption);
+    assert_eq!(entry(&|index| index[2] = 0xFF), Code::Corruption);
+    assert_eq!(entry(&|index| index.truncate(200)), Code::Corruption);
+    assert_eq!(entry(&|index| index.clear()), Code::Corruption);
+    let more = file.encode_with(&mut |_| {}, &mut |head| set(head, 80, 12));
+    assert_eq!(refused(&file, &more).0, Code::Corruption);
+    // Bytes that are not those of the entry: the place is that of the block.
+    let mut bytes = file.encode();
+    let large = bytes.windows(8).position(|w| *w == file.pages[5].bytes[..8]).unwrap();
+    bytes[large + 16384 * 2 + 5] ^= 1;
+    let at = large as u64 + 16384 * 2;
+    assert_eq!(refused(&file, &bytes), (Code::Corruption, Some(at)));
+}
+
+/// Between pages there are less than 4096 bytes, all zero; `verify` looks.
+#[test]
+fn gaps() {
+    let (_, _, file) = world();
+    let two = |first: usize| {
+        let pages = vec![page(1, None, vec![7; first], 1), page(2, None, vec![8; 20_000], 1)];
+        File { pages, tags: vec![], ..file.clone() }
+    };
+    let verified = |file: &File, bytes: &[u8]| verify(&only(3, bytes), store(), 3, file.uuid);
+    for first in [1, 8, 4095, 4096] {
+        let file = two(first);
+        verified(&file, &file.encode()).unwrap();
+    }
+    // The same with the second page moved up by so much that nothing explains it.
+    let file = two(4096);
+    let mut moved = file.clone();
+    moved.pages[1].at = Some(3 * 4096);
+    let mut bytes = moved.encode();
+    bytes.splice(8192..8192, [0; 4096]);
+    let places: Vec<u64> = [96, 112].map(|at| get(&bytes, at) + 4096).to_vec();
+    set(&mut bytes, 96, places[0]);
+    set(&mut bytes, 112, places[1]);
+    let sum = h64(&bytes[..4088]);
+    set(&mut bytes, 4088, sum);
+    let error = verified(&moved, &bytes).unwrap_err();
+    assert_eq!((error.code, error.detail.offset), (Code::Corruption, Some(8192)));
+    assert!(error.message.contains("follow"), "{error}");
+    // Or before the end of the first.
+    let mut back = two(5000);
+    back.pages[1].at = Some(9000);
+    let error = verified(&back, &back.encode()).unwrap_err();
+    assert!(error.message.contains("follow"), "{error}");
+    assert_eq!(error.detail.offset, Some(4096 + 5000));
+    let mut dirty = two(4095).encode();
+    dirty[8191] = 1;
+    let error = verified(&file, &dirty).unwrap_err();
+    assert_eq!((error.code, error.detail.offset), (Code::Corruption, Some(8191)));
+    assert!(error.message.contains("padding"), "{error}");
+}
