@@ -16,8 +16,8 @@ BENCH_TARGET := target/bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help crash crash-soak faults bits damage fuzz demo test test-rust test-python check-rust lint bench bench-rust clean kills memory determinism golden-digests properties properties-deep \
-	loom shuttle miri miri-big-endian tsan asan lsan asan-python valgrind reliability wheel try-wheel sdist
+.PHONY: help kills-python enospc stateful crash crash-soak faults bits damage fuzz demo test test-rust test-python check-rust lint bench bench-rust clean kills memory determinism golden-digests properties properties-deep \
+	loom shuttle miri miri-big-endian tsan asan lsan asan-python valgrind mutants mutants-fast coverage reliability wheel try-wheel sdist
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -131,6 +131,23 @@ mutants:  ## tests of the tests: every mutant in log, checkpoint, recovery and r
 
 mutants-fast:  ## the same for a few files
 	scripts/mutants --fast
+
+coverage:  ## lines and regions of log, checkpoint, recovery and reclaim that the Rust tests reach
+	scripts/coverage
+
+# The same through Python.
+KILLS ?= 200
+FILLS ?= 100
+STATEFUL ?= stateful
+
+kills-python: $(VENV)/.installed  ## Python processes killed at random moments (KILLS=200)
+	$(BIN)/python tests/kills.py $(KILLS) $(SEED)
+
+enospc: $(VENV)/.installed  ## disks filled and freed while the store is in use (FILLS=100, of each kind)
+	$(BIN)/python tests/fills.py $(FILLS) $(SEED)
+
+stateful: $(VENV)/.installed  ## state machines, 500 x 100 (STATEFUL=deep: 5,000 x 500)
+	$(BIN)/python tests/test_stateful.py $(STATEFUL) $(SEED)
 
 reliability:  ## put what the runs printed into RELIABILITY.md
 	scripts/reliability

@@ -43,7 +43,9 @@ class Series:
         return self.durability + checkpoints + ("-readers" if self.readers else "")
 
 
-SERIES = [Series(*s) for s in itertools.product(["memory", "os", "disk"], [False, True], [False, True])]
+SERIES = [
+    Series(*s) for s in itertools.product(["memory", "os", "disk"], [False, True], [False, True])
+]
 
 
 def host(store: Path, series: Series, segment_bytes: int = 0) -> subprocess.Popen[bytes]:
@@ -151,6 +153,10 @@ def run(series: Series, store: Path, rounds: int, rng: random.Random) -> Counter
             with mmsb.open(store, mode="r+") as bus:
                 assert bus.epoch == before
                 compare(bus, before, expected.state())
+    with mmsb.open(store, mode="r+") as bus:
+        bus.checkpoint()
+    remains = sorted(p.name for p in store.rglob(".tmp-*"))
+    assert not remains, f"a checkpoint leaves what killed ones began: {remains}"
     with mmsb.open(store) as bus:
         whole = Expected()
         for epoch in range(before + 1):

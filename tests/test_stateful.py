@@ -13,7 +13,7 @@ import signal
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import conftest  # noqa: F401  (the profiles)
 import mmsb
@@ -67,7 +67,7 @@ def undone(states: list[State]) -> bool:
 class BusMachine(RuleBasedStateMachine):
     """The rules that hold for both kinds of bus."""
 
-    seen: Counter[str] = Counter()
+    seen: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
         super().__init__()

@@ -30,7 +30,8 @@ pub(crate) struct Inner {
     pub(crate) recovery: Option<Recovery>,
     pub(crate) closed: AtomicBool,
     pub(crate) replay: Mutex<Option<Replay>>,
-    pub(crate) checkpointing: Mutex<()>,
+    /// Held while a checkpoint is made. A failed sync of their names is final: the next one could seem to succeed.
+    pub(crate) checkpointing: Mutex<Option<Error>>,
     pub(crate) keeper: Keeper,
     /// Where a reader stopped reading the log.
     pub(crate) read_end: Option<Position>,
@@ -374,9 +375,12 @@ impl Inner {
     fn checkpoint(&self, automatic: bool) -> Result<u64> {
         let began = Instant::now();
         let (core, store) = (&self.core, &self.store);
-        let _one_at_a_time = lock(&self.checkpointing);
+        let mut ended = lock(&self.checkpointing);
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::new(Code::Closed, "the bus is closed"));
+        }
+        if let Some(error) = &*ended {
+            return Err(error.clone());
         }
         let at = Snapshot::newest(core)?;
         let (epoch, file) = (at.epoch(), checkpoint::path(&store.dir, at.epoch()));
@@ -394,6 +398,8 @@ impl Inner {
             core.wait_durable(epoch)?;
         }
         checkpoint::install(&*store.vfs, &store.dir, epoch)?;
+        checkpoint::sync_names(&*store.vfs, &store.dir)
+            .inspect_err(|error| *ended = Some(error.clone()))?;
         let mut seq = lock(&core.sequencer);
         let marked =
             seq.log.as_mut().map_or(Ok(()), |log| log.append_mark(epoch, at.digest(), size));

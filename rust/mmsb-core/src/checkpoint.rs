@@ -107,14 +107,8 @@ pub(crate) fn write(
 ) -> Result<u64> {
     let temp = dir(store).join(format!(".tmp-{}", file_name(at.epoch())));
     let fail = |e: io::Error, doing: &str| Error::storage(&temp, &e, doing);
-    let file = match vfs.open(&temp, OpenKind::CreateNew) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            vfs.unlink(&temp).map_err(|e| fail(e, "cannot remove the remains of"))?;
-            vfs.open(&temp, OpenKind::CreateNew)
-        }
-        done => done,
-    }
-    .map_err(|e| fail(e, "cannot create"))?;
+    remove_remains(vfs, store)?;
+    let file = vfs.open(&temp, OpenKind::CreateNew).map_err(|e| fail(e, "cannot create"))?;
     let written = fill(&*file, &temp, uuid, at, automatic).and_then(|size| {
         if planted(Defect::RenamedBeforeSync) { Ok(()) } else { file.sync() }
             .map(|()| size)
@@ -126,11 +120,27 @@ pub(crate) fn write(
     })
 }
 
-/// Gives a written checkpoint its name, for good.
+/// Removes what is left of checkpoints that a crash ended, of whatever epoch. Nobody else writes one meanwhile.
+fn remove_remains(vfs: &dyn Vfs, store: &Path) -> Result<()> {
+    let dir = dir(store);
+    let names = vfs.list(&dir).map_err(|e| Error::storage(&dir, &e, "cannot list"))?;
+    for name in names.iter().filter(|name| name.starts_with(".tmp-")) {
+        let path = dir.join(name);
+        vfs.unlink(&path).map_err(|e| Error::storage(&path, &e, "cannot remove the remains"))?;
+    }
+    Ok(())
+}
+
+/// Gives a written checkpoint its name; `sync_names` makes that durable.
 pub(crate) fn install(vfs: &dyn Vfs, store: &Path, epoch: u64) -> Result<()> {
-    let (dir, to) = (dir(store), path(store, epoch));
-    let temp = dir.join(format!(".tmp-{}", file_name(epoch)));
-    vfs.rename(&temp, &to).map_err(|e| Error::storage(&to, &e, "cannot rename to"))?;
+    let to = path(store, epoch);
+    let temp = dir(store).join(format!(".tmp-{}", file_name(epoch)));
+    vfs.rename(&temp, &to).map_err(|e| Error::storage(&to, &e, "cannot rename to"))
+}
+
+/// Makes the names of all checkpoints durable.
+pub(crate) fn sync_names(vfs: &dyn Vfs, store: &Path) -> Result<()> {
+    let dir = dir(store);
     vfs.sync_dir(&dir).map_err(|e| Error::storage(&dir, &e, "cannot sync"))
 }
 

@@ -3,6 +3,7 @@
 //! Integers are LEB128 varints, texts are length-prefixed UTF-8. FORMAT.md gives every byte. The decoder
 //! trusts nothing: it is fed with bytes of files.
 
+use crate::error::{Code, Error};
 use crate::log::{HEADROOM, META, SOURCE, put_text, put_varint, take_varint};
 
 /// What a new page is.
@@ -209,11 +210,12 @@ impl Batch {
     }
 
     /// Fails if an operation found no memory: then the batch must not be committed.
-    pub(crate) fn complete(&self) -> Result<()> {
+    pub(crate) fn complete(&self) -> Result<(), Error> {
         match self.lacking {
             None => Ok(()),
             Some(bytes) => {
-                Err(Error::new(Code::OutOfSpace, format!("no memory for a commit of {bytes} bytes")))
+                let what = format!("no memory for a commit of {bytes} bytes");
+                Err(Error::new(Code::OutOfSpace, what))
             }
         }
     }

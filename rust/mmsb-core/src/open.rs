@@ -281,7 +281,7 @@ impl Bus {
             recovery: opened.map(|(recovery, _)| recovery),
             closed: AtomicBool::new(false),
             replay: Mutex::new(None),
-            checkpointing: Mutex::new(()),
+            checkpointing: Mutex::new(None),
             keeper: Keeper::new(log, pages),
             read_end,
         })

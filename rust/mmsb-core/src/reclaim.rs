@@ -34,6 +34,19 @@ struct Guard {
     frozen: Vec<Dead>,
 }
 
+/// How much memory.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Size {
+    pieces: usize,
+    bytes: u64,
+}
+
+impl Size {
+    fn of(dead: &[Dead]) -> Size {
+        Size { pieces: dead.len(), bytes: dead.iter().map(|d| d.len).sum() }
+    }
+}
+
 /// What waits to be freed.
 #[derive(Debug, Default)]
 pub(crate) struct Reclaim {
@@ -41,7 +54,9 @@ pub(crate) struct Reclaim {
     bytes: u64,
     held: BTreeMap<u64, Vec<Dead>>,
     viewed: Vec<Dead>,
-    viewed_due: usize,
+    /// Pieces and bytes that views held when they were last looked at, and those that were replaced since then.
+    looked: Size,
+    since: Size,
     guards: Vec<Guard>,
     pins: Vec<u64>,
 }
@@ -50,7 +65,10 @@ impl Reclaim {
     /// Takes what a published commit replaced.
     #[inline]
     pub(crate) fn retire(&mut self, dead: &mut Vec<Dead>) {
-        self.bytes += dead.iter().map(|d| d.len).sum::<u64>();
+        let Size { pieces, bytes } = Size::of(dead);
+        self.bytes += bytes;
+        self.since.pieces += pieces;
+        self.since.bytes += bytes;
         self.queue.extend(dead.drain(..));
     }
 
@@ -105,7 +123,8 @@ impl Reclaim {
         for pin in released {
             self.queue.extend(self.held.remove(&pin).unwrap_or_default());
         }
-        if all || self.viewed.len() > self.viewed_due {
+        let look = all || self.is_look_due();
+        if look {
             self.queue.extend(self.viewed.drain(..));
         }
         self.bytes = 0;
@@ -130,8 +149,16 @@ impl Reclaim {
             }
         }
         drop(alloc);
-        self.viewed_due = 2 * self.viewed.len() + DUE_PIECES;
+        if look {
+            (self.looked, self.since) = (Size::of(&self.viewed), Size::default());
+        }
         self.pins = pins;
+    }
+
+    /// Views may have ended. To look at all that they held is worth it once as much again was replaced.
+    fn is_look_due(&self) -> bool {
+        self.since.pieces >= self.looked.pieces + DUE_PIECES
+            || self.since.bytes >= self.looked.bytes + DUE_BYTES
     }
 }
 

@@ -2,7 +2,7 @@
 //! what it committed is there afterwards.
 //!
 //! The child is this test binary again, with a test that does nothing unless it is told what to do.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::type_complexity)]
 
 mod common;
 

@@ -52,6 +52,8 @@ struct Scale {
     exhaustive: usize,
     /// So many places are tried at which a kill cuts a store.
     cuts: usize,
+    /// After a crash in recovery, so many more in the recovery of what is left.
+    deeper: u32,
 }
 
 /// What was tried.
@@ -131,7 +133,10 @@ impl Workload {
     fn explore(&self, scale: Scale, seen: &Seen) -> Tally {
         let mut tally = self.crash(scale, seen);
         if let Some(first) = tally.failures.first_mut() {
-            let (shortest, what) = self.shorten(scale, first.clone());
+            let (shortest, what) = match seen.failures() {
+                0..4 => self.shorten(scale, first.clone()),
+                _ => (self.clone(), first.clone()),
+            };
             *first = format!("{shortest:?}: {what}");
             tally.failures.truncate(1);
         }
@@ -190,7 +195,7 @@ impl Lived {
 }
 
 impl Setup {
-    /// Makes and checks one image, unless its like was checked. True if it was.
+    /// Makes and checks one image, unless its like was checked.
     fn try_image(
         &self,
         point: &Point,
@@ -216,12 +221,11 @@ impl Setup {
         Some((disk, law))
     }
 
-    /// Opens an image and crashes at every call of that; then, `deeper` times, does so with what is left.
+    /// Opens an image and crashes at every call of that; then does so with what is left.
     fn crash_recovery(
         &self,
         disk: &Disk,
         law: &Law,
-        deeper: u32,
         scale: Scale,
         seen: &Seen,
         tally: &mut Tally,
@@ -232,8 +236,9 @@ impl Setup {
             for variant in variants(point, number, scale) {
                 let what = format!("{what}, then call {number} of opening, {variant:?}");
                 let left = self.try_image(point, &variant, law, seen, tally, &|| what.clone());
-                if let Some((disk, law)) = left.filter(|_| deeper > 0) {
-                    self.crash_recovery(&disk, &law, deeper - 1, scale, seen, tally, &what);
+                if let Some((disk, law)) = left.filter(|_| scale.deeper > 0) {
+                    let scale = Scale { deeper: scale.deeper - 1, ..scale };
+                    self.crash_recovery(&disk, &law, scale, seen, tally, &what);
                 }
             }
         }
@@ -286,9 +291,12 @@ struct Run {
     until: Option<Instant>,
 }
 
+/// More failures than this say nothing new.
+const ENOUGH: usize = 32;
+
 impl Run {
     fn is_over(&self) -> bool {
-        self.until.is_some_and(|until| Instant::now() >= until)
+        self.seen.failures() >= ENOUGH || self.until.is_some_and(|until| Instant::now() >= until)
     }
 
     fn all(&self, count: usize, case: impl Fn(usize) -> Tally + Sync) -> Tally {
@@ -296,7 +304,11 @@ impl Run {
         side_by_side(
             self.threads,
             count,
-            |index| if self.is_over() { Tally::default() } else { case(index) },
+            |index| {
+                let one = if self.is_over() { Tally::default() } else { case(index) };
+                self.seen.note_failures(one.failures.len());
+                one
+            },
             |one| tally.add(one),
         );
         tally.failures.sort_unstable();
@@ -330,7 +342,7 @@ impl Run {
                 tally.cases = 1;
                 let scale = Scale { seed, ..self.scale };
                 let setup = workload.setup;
-                setup.crash_recovery(&disk, &law, 1, scale, &self.seen, &mut tally, &what);
+                setup.crash_recovery(&disk, &law, scale, &self.seen, &mut tally, &what);
                 told_with(&mut tally, &workload);
             }
             tally
@@ -390,7 +402,7 @@ fn some_image(seed: u64) -> Option<(Workload, Disk, Law, String)> {
     let lived = attempt(|| workload.run()).ok()?;
     let number = rng.below(lived.points.len() as u64) as usize;
     let point = &lived.points[number];
-    let scale = Scale { seed, exhaustive: 0, cuts: 16 };
+    let scale = Scale { seed, exhaustive: 0, cuts: 16, deeper: 1 };
     let all = variants(point, number, scale);
     let variant = pick(&all, &mut rng)?;
     let law = lived.law(number);
@@ -424,7 +436,7 @@ impl Outcome {
 
 /// The short form: some seconds.
 pub fn short(seed: u64) -> Outcome {
-    let scale = Scale { seed, exhaustive: 3, cuts: 8 };
+    let scale = Scale { seed, exhaustive: 3, cuts: 8, deeper: 1 };
     let run = Run { threads: 2, scale, seen: Seen::default(), until: None };
     let mut out = Outcome::default();
     out.workloads.add(run.enumerate(false, 1));
@@ -439,8 +451,8 @@ pub fn short(seed: u64) -> Outcome {
 pub fn run(args: &Args) -> Vec<Row<'static>> {
     let soak = args.seconds;
     let scale = match soak {
-        None => Scale { seed: args.seed, exhaustive: 4, cuts: 16 },
-        Some(_) => Scale { seed: args.seed, exhaustive: 10, cuts: 200 },
+        None => Scale { seed: args.seed, exhaustive: 4, cuts: 16, deeper: 1 },
+        Some(_) => Scale { seed: args.seed, exhaustive: 10, cuts: 200, deeper: 1 },
     };
     let until = soak.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let mut run = Run { threads: args.threads, scale, seen: Seen::default(), until };
@@ -464,13 +476,17 @@ pub fn run(args: &Args) -> Vec<Row<'static>> {
     }
     let least = args.cases.unwrap_or(1_000_000);
     let mut done = 0;
-    while out.recoveries.images() < least / 5 {
+    while out.recoveries.images() < least / 5 && !run.is_over() {
         out.recoveries.add(run.recoveries(done, 16));
         out.recoveries.add(run.chains(done * 128, 2048));
         done += 16;
     }
     let mut done = 0;
-    while all && done < 1024 || out.workloads.images() + out.recoveries.images() < least {
+    let enough = |done: u64, out: &Outcome| {
+        let images = out.workloads.images() + out.recoveries.images();
+        (done >= 128 || !all) && images >= least
+    };
+    while !enough(done, &out) && !run.is_over() {
         out.workloads.add(run.random(done, 64));
         done += 64;
     }

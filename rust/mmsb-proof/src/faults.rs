@@ -216,11 +216,11 @@ impl Faulted {
         let Faulted { driver, ended, .. } = self;
         let Some(mut driver) = driver else { return };
         let commit = Act::Create { name: None, len: 33, fill: 5 };
-        if !driver.bus.is_closed() {
-            if let Err(error) = driver.try_step(&commit) {
-                assert!(ended, "a writer that had not ended: {error}");
-                assert!(of_storage(&error), "{error}");
-            }
+        if !driver.bus.is_closed()
+            && let Err(error) = driver.try_step(&commit)
+        {
+            assert!(ended, "a writer that had not ended: {error}");
+            assert!(of_storage(&error), "{error}");
         }
         // Closing may tell once more of what had failed.
         if driver.try_step(&Act::Reopen).is_err() {
@@ -357,8 +357,8 @@ pub fn run(args: &Args) -> Vec<Row<'static>> {
             tally.add(run.random(0, 512, 64));
         }
         Some(least) => {
-            let mut done = 0;
-            while tally.runs < least {
+            let (mut done, before) = (0, tally.runs);
+            while tally.runs < before + least {
                 tally.add(run.random(done, 16, 16));
                 done += 16;
             }

@@ -403,7 +403,7 @@ fn call(batch: &mut Batch, input: &mut Input<'_>) {
             let itemsize = number(input) as u32;
             let shape: Vec<u64> = (0..input.byte() % 4).map(|_| number(input)).collect();
             let fits = shape.iter().fold(u64::from(itemsize), |all, &n| all.wrapping_mul(n));
-            let nbytes = if kind % 11 == 0 { fits } else { number(input) };
+            let nbytes = if kind.is_multiple_of(11) { fits } else { number(input) };
             let name = Some(words.as_str()).filter(|name| !name.is_empty());
             let (dtype, meta) = ("", words.as_str());
             let (shape, location) = (&shape[..], input.byte());

@@ -106,7 +106,8 @@ fn look(bus: &Bus, ledger: &Mutex<Ledger>) {
         let found = words(&snapshot);
         assert!(last.iter().zip(&found).all(|(last, found)| last <= found), "a step back");
         last = found;
-        ledger.lock().unwrap().seen.insert(snapshot.epoch(), snapshot.digest());
+        let digest = snapshot.digest();
+        ledger.lock().unwrap().seen.insert(snapshot.epoch(), digest);
     }
 }
 

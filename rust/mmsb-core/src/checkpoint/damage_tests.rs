@@ -225,3 +225,53 @@ fn gaps() {
     assert_eq!((error.code, error.detail.offset), (Code::Corruption, Some(8191)));
     assert!(error.message.contains("padding"), "{error}");
 }
+
+/// Pages and tags that no bus can have: twice, out of order, of the future, with names that are none.
+#[test]
+fn states_that_no_bus_has() {
+    let (_, _, file) = world();
+    let refused = |change: &dyn Fn(&mut File)| {
+        let mut file = file.clone();
+        change(&mut file);
+        let bytes = file.encode();
+        let error = loaded(&only(file.epoch, &bytes), &file, &mut Vec::new()).unwrap_err();
+        assert_eq!(error.code, Code::Corruption);
+        assert_eq!(error.detail.offset, Some(get(&bytes, 96)), "{error}");
+    };
+    refused(&|file| file.next_id = 10);
+    refused(&|file| file.next_id = 0);
+    refused(&|file| file.pages.swap(2, 3));
+    refused(&|file| file.pages[3].info.id = 3);
+    refused(&|file| file.pages[3].info.name = Some("grid".into()));
+    refused(&|file| file.pages[3].info.name = Some("a\nb".into()));
+    refused(&|file| file.tags.swap(0, 1));
+    refused(&|file| file.tags[1].0 = "now".into());
+    refused(&|file| file.tags[1].0 = "a\nb".into());
+    refused(&|file| file.tags[0].0 = String::new());
+    refused(&|file| file.tags[1].1 = 4);
+    refused(&|file| (file.epoch, file.tags) = (0, vec![]));
+    refused(&|file| (file.epoch, file.pages) = (0, vec![]));
+    // Two pages at one place: their hashes hold.
+    let same = |at| {
+        let pages = vec![page(1, None, vec![7; 8], 1), Page { at, ..page(2, None, vec![7; 8], 1) }];
+        move |file: &mut File| (file.pages, file.tags) = (pages.clone(), vec![])
+    };
+    refused(&same(Some(4096)));
+    let apart = |bytes: &[u8]| loaded(&only(3, bytes), &file, &mut Vec::new()).unwrap_err();
+    let mut two = file.clone();
+    same(None)(&mut two);
+    assert_eq!(apart(&two.encode()).detail.offset, Some(136));
+}
+
+/// The log says which state a checkpoint has.
+#[test]
+fn a_checkpoint_of_another_state() {
+    let (_, _, file) = world();
+    let vfs = only(3, &file.encode());
+    let mark = CheckpointMark { epoch: 3, digest: file.digest, size: 0 };
+    check(&vfs, store(), file.uuid, &mark).unwrap();
+    let other = CheckpointMark { digest: file.digest ^ 1, ..mark };
+    let error = check(&vfs, store(), file.uuid, &other).unwrap_err();
+    assert_eq!((error.code, error.detail.offset), (Code::Corruption, Some(136)));
+    assert_eq!(error.detail.epoch, Some(3));
+}

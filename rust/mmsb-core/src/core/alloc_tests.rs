@@ -398,6 +398,7 @@ fn held_is_what_is_visible(seed: u64, steps: usize) -> u64 {
         let new = head.next_id();
         drop(head);
         let kept = (below(4), below(4), below(3));
+        // What is refused has not happened.
         let _ = match below(16) {
             0..3 => {
                 commit(&bus, |b| b.create(new, &page(None, &[size], ""))).map(|()| ids.push(new))

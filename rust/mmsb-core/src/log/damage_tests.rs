@@ -312,6 +312,43 @@ fn a_torn_segment_right_behind_the_checkpoint() {
     assert_eq!(try_open(&vfs, dir, 0).unwrap().2.len(), 6);
 }
 
+/// The power took the seal of the segment before the one that the checkpoint asks for: the log ends there. Going on
+/// behind the gap would leave a history that cannot be read from its beginning.
+#[test]
+fn a_seal_lost_in_front_of_the_checkpoints_segment() {
+    let dir = Path::new(DIR);
+    let (vfs, mut log, mut all) = store(3, 60, 64 << 10);
+    sync(&mut log);
+    let synced = log.end().offset as usize;
+    log.append_mark(3, 1, 2).unwrap();
+    all.push(commit(4, 70_000));
+    append(&mut log, &all[3]).unwrap();
+    drop(log);
+    let mut files = image(&*vfs, dir);
+    files[0].1[synced..].fill(0);
+    let vfs = restore(&files);
+    let (mut log, found, seen) = try_open(&vfs, dir, 3).unwrap();
+    assert_eq!((seen.len(), found.last_epoch, found.quarantined.len()), (0, 3, 1));
+    append(&mut log, &all[3]).unwrap();
+    log.close().unwrap();
+    drop(log);
+    assert_eq!(try_open(&vfs, dir, 0).unwrap().2, all);
+    assert_eq!(problems(&vfs, dir).len(), 0);
+}
+
+/// The beginning of a record that is several times longer than all that the power left of its file is torn.
+#[test]
+fn a_long_record_whose_length_was_lost() {
+    let (vfs, mut log, all) = store(5, 40, 64 << 10);
+    let before = log.end().offset;
+    let last = commit(6, 50_000);
+    append(&mut log, &last).unwrap();
+    drop(log);
+    let mut files = image(&*vfs, Path::new(DIR));
+    files[0].1.truncate(before as usize + 600);
+    check_cut(&files, &all, &last, false, before);
+}
+
 /// Only what the meta slot says to be durable, while a host is appending.
 #[test]
 fn a_reader_may_stop_at_the_durable_position() {

@@ -226,3 +226,77 @@ fn creating_over_remains() {
     vfs.unlink(&segments(&*vfs)[0]).unwrap();
     assert_eq!(Log::create(vfs.clone(), dir(), options(0)).unwrap_err().code, Code::BusExists);
 }
+
+/// A header that says more to be durable than there is: whatever the end looks like, the host cuts nothing.
+#[test]
+fn more_durable_than_there_is() {
+    let (vfs, log, _) = store(8, 60, 4096 + 400);
+    drop(log);
+    let paths = segments(&*vfs);
+    let last = paths.len() - 1;
+    let names = segment::list(&*vfs, dir()).unwrap();
+    let good = reader::open_segment(&*vfs, dir(), names[last], None).unwrap().header;
+    for durable in [
+        Position { seq: last as u64, offset: 1 << 40 },
+        Position { seq: last as u64 + 1, offset: 0 },
+        Position { seq: u64::MAX, offset: u64::MAX },
+    ] {
+        let header = segment::SegmentHeader { durable, ..good.clone() };
+        write_all_at(&*raw(&*vfs, &paths[last]), 0, &header.encode()).unwrap();
+        let before = image(&*vfs, dir());
+        let error = try_open(&vfs, dir(), 0).map(|_| ()).unwrap_err();
+        assert_eq!(error.code, Code::Corruption);
+        assert!(error.message.contains("durable records are missing"), "{error}");
+        assert_eq!(error.detail.file.as_deref(), Some(&*paths[last]));
+        assert!(image(&*vfs, dir()) == before);
+    }
+}
+
+/// What a cursor has found is checked once more when it is read, if the window has moved on since.
+#[test]
+fn a_record_that_changes_under_a_cursor() {
+    let (vfs, mut log, _) = store(0, 0, 8 << 20);
+    for epoch in 1..=3000 {
+        append(&mut log, &OwnedCommit { source: None, meta: None, ..commit(epoch, 300) }).unwrap();
+    }
+    drop(log);
+    let path = segments(&*vfs).remove(0);
+    let names = segment::list(&*vfs, dir()).unwrap();
+    let walk = reader::open_segment(&*vfs, dir(), names[0], None).unwrap();
+    let seed = record::seed(&walk.header.salt, 4096);
+    let (file, first) = (raw(&*vfs, &path), image(&*vfs, dir())[0].1[4096..4096 + 336].to_vec());
+    // The record's time takes three bytes.
+    let payload = HEADER + 3 + 300;
+    assert_eq!(record::padded(payload as u64), 336);
+    let forged = |kind: u8, epoch: u64, len: usize| {
+        let mut bytes = first[..len].to_vec();
+        record::finish(&mut bytes, kind, 0, epoch, 0, seed);
+        bytes.resize(336, 0);
+        bytes
+    };
+    let mut torn = first.clone();
+    torn[100] ^= 1;
+    let changes = [
+        (true, first.clone()),
+        (false, torn),
+        (false, forged(1, 2, payload)),
+        (false, forged(3, 1, HEADER + 16)),
+        (false, forged(200, 1, HEADER)),
+    ];
+    for (good, bytes) in changes {
+        write_all_at(&*file, 4096, &first).unwrap();
+        let mut cursor = LogCursor::new(vfs.clone(), dir(), 1, 3000, true).unwrap();
+        assert_eq!(cursor.next().unwrap().unwrap().epoch, 3000);
+        write_all_at(&*file, 4096, &bytes).unwrap();
+        let rest: Vec<_> = cursor.collect();
+        assert_eq!(rest.len(), 2999);
+        assert!(rest[..2998].iter().all(|c| c.is_ok()));
+        match &rest[2998] {
+            Ok(commit) => assert!(good && commit.epoch == 1),
+            Err(error) => {
+                assert!(!good && error.message.contains("changed while it was read"));
+                assert_eq!((error.detail.offset, error.detail.epoch), (Some(4096), Some(1)));
+            }
+        }
+    }
+}

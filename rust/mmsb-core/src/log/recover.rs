@@ -137,11 +137,11 @@ pub fn open(
     let mut scan = Scan::new(&*vfs, dir, &meta, names, from_epoch, &mode);
     let end = scan.run(on, progress)?;
     let (mut found, names, proven) = (scan.found, scan.names, scan.proven);
-    let OpenMode::Writer(lock) = mode else { return Ok((None, found)) };
-    // Nothing that anything proves to be durable may be cut, whatever the verdict at its end was.
+    // Nothing that anything proves to be durable may be cut or left out, whatever the verdict at its end was.
     if proven > found.end {
         return Err(end.walk.damage("durable records are missing"));
     }
+    let OpenMode::Writer(lock) = mode else { return Ok((None, found)) };
     // Tools that copy stores may leave empty directories out.
     segment::make_dirs(&*vfs, dir)?;
     let mut slots = MetaSlots::open(&*vfs, dir, meta.clone())?;

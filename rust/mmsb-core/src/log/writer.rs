@@ -393,7 +393,8 @@ impl Log {
     pub fn close(&mut self) -> Result<()> {
         self.usable()?;
         self.settle()?;
-        if self.active.is_some() {
+        // A segment may be sealed and not synced where the next one could not be begun.
+        if self.active.is_some() || !self.behind.is_empty() {
             // Synced before it is sealed: then the seal proves that everything before it was whole.
             let point = self.sync_point();
             point.sync()?;

@@ -8,7 +8,7 @@ use loom::thread;
 use super::{breaks, holds};
 use crate::arena::{Arena, Backing, Mem, Slots};
 use crate::root::{HEAD_BYTES, Head, Record, Root};
-use crate::sync::{AtomicU64, fence};
+use crate::sync::{AtomicU64, fence, shared};
 
 /// What is done wrongly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,35 +139,55 @@ fn loom_counts() {
     breaks("view counts after unpinning", small(Wrong::UnpinFirst, 1, Small::read_viewed));
 }
 
+const RING: u64 = 2;
+
+fn place(epoch: u64) -> u64 {
+    64 + epoch % RING * 64
+}
+
+fn values(epoch: u64) -> [u64; 2] {
+    [100 + epoch, 200 + epoch]
+}
+
+fn read_record(mem: &Mem, epoch: u64) -> Option<[u64; 2]> {
+    Record::at(mem, place(epoch), 2).read(epoch)
+}
+
+/// Looks at the stamp before it reads, and not after.
+fn read_carelessly(mem: &Mem, epoch: u64) -> Option<[u64; 2]> {
+    let [stamp, words @ ..] = mem.atomics(place(epoch), 3) else { return None };
+    let is_right = shared(stamp).load(Ordering::Acquire) == epoch;
+    is_right.then(|| std::array::from_fn(|i| shared(&words[i]).load(Ordering::Relaxed)))
+}
+
 /// Two readers and a writer of a ring of two records: what is read of an epoch is all of that epoch.
-#[test]
-fn loom_ring() {
-    const RING: u64 = 2;
-    fn record(mem: &Mem, epoch: u64) -> Record<'_> {
-        Record::at(mem, 64 + epoch % RING * 64, 2)
-    }
-    fn values(epoch: u64) -> [u64; 2] {
-        [100 + epoch, 200 + epoch]
-    }
-    holds("ring of roots", || {
+fn ring(read: fn(&Mem, u64) -> Option<[u64; 2]>) -> impl Fn() + Sync + Send + 'static {
+    move || {
         let arena = Arc::new(Arena::new(Backing::Heap, 0).unwrap());
-        record(&arena.mem, 0).fill(0, values(0));
+        let fill = |epoch| Record::at(&arena.mem, place(epoch), 2).fill(epoch, values(epoch));
+        fill(0);
         let readers = [0, 1].map(|_| {
             let arena = Arc::clone(&arena);
             thread::spawn(move || {
                 let epoch = arena.mem.atomic(0).load(Ordering::Acquire);
-                if let Some(read) = record(&arena.mem, epoch).read(epoch) {
-                    assert_eq!(read, values(epoch));
+                if let Some(found) = read(&arena.mem, epoch) {
+                    assert_eq!(found, values(epoch));
                 }
             })
         });
         for epoch in 1..=2 {
-            record(&arena.mem, epoch).fill(epoch, values(epoch));
+            fill(epoch);
             arena.mem.atomic(0).store(epoch, Ordering::Release);
         }
         readers.into_iter().for_each(|reader| reader.join().unwrap());
-        assert_eq!(record(&arena.mem, 2).read(2), Some(values(2)));
-    });
+        assert_eq!(read_record(&arena.mem, 2), Some(values(2)));
+    }
+}
+
+#[test]
+fn loom_ring() {
+    holds("ring of roots", ring(read_record));
+    breaks("ring of roots, no second look at the stamp", ring(read_carelessly));
 }
 
 /// Nobody gets a slot that somebody has, and whoever has pinned is seen, also in a slot that was another's before.

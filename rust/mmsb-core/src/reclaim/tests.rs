@@ -89,43 +89,55 @@ fn pins_hold_what_they_show() {
     }
 }
 
-/// A view on the frame keeps it, and a view on the page's version keeps its blocks; they are looked at again when it is
-/// asked for, or when many wait.
+/// A view on the frame keeps it until it ends; that is looked at when it is asked for, and once as much again as views
+/// held the last time was replaced, in pieces or in bytes.
 #[test]
 fn views_hold_what_they_show() {
     let core = core();
     let mut reclaim = Reclaim::default();
-    let frames: Vec<Dead> = (0..4).map(|_| piece(&core, 1, 2, DeadKind::Frame)).collect();
+    let viewed = |count: usize| -> Vec<Dead> {
+        let made: Vec<Dead> = (0..count).map(|_| piece(&core, 1, 2, DeadKind::Frame)).collect();
+        made.iter().for_each(|dead| core.arena.retain(dead.offset));
+        made
+    };
+    let release = |dead: &[Dead]| dead.iter().for_each(|d| core.arena.release(d.offset));
+
+    let frames = viewed(4);
     reclaim.retire(&mut frames.clone());
-    core.arena.retain(frames[2].offset);
+    release(&frames[..2]);
+    reclaim.pass(&core, true);
+    assert_eq!(waiting(&reclaim), [frames[2].offset, frames[3].offset]);
+    assert_eq!((reclaim.looked, reclaim.since), (Size::of(&frames[2..]), Size::default()));
+    // Views end. Nothing was replaced since, so it shows when it is asked for only.
+    release(&frames[2..]);
     reclaim.pass(&core, false);
-    assert_eq!(waiting(&reclaim), [frames[2].offset]);
-    assert_eq!(reclaim.viewed_due, 2 + DUE_PIECES);
-    core.arena.release(frames[2].offset);
-    // Not looked at, because few wait; then because it is asked for.
-    reclaim.pass(&core, false);
-    assert_eq!(waiting(&reclaim), [frames[2].offset]);
+    assert_eq!(waiting(&reclaim), [frames[2].offset, frames[3].offset]);
     reclaim.pass(&core, true);
     assert_eq!(waiting(&reclaim), [0; 0]);
-    assert_eq!(reclaim.viewed_due, DUE_PIECES);
-    // As many as the limit are not looked at, one more are.
-    let frames: Vec<Dead> =
-        (0..=2 + DUE_PIECES).map(|_| piece(&core, 1, 2, DeadKind::Frame)).collect();
-    for (dead, all) in [(&frames[..1], 1), (&frames[1..2], 2), (&frames[2..], frames.len())] {
-        core.arena.retain(dead[0].offset);
-        dead[1..].iter().for_each(|d| core.arena.retain(d.offset));
-        reclaim.retire(&mut dead.to_vec());
-        reclaim.pass(&core, false);
-        assert_eq!(reclaim.viewed.len(), all);
-        reclaim.viewed_due = 2 + DUE_PIECES;
-    }
-    frames.iter().for_each(|d| core.arena.release(d.offset));
-    reclaim.viewed_due = frames.len();
+
+    // So many pieces, and one more.
+    let frames = viewed(DUE_PIECES + 3);
+    reclaim.retire(&mut frames.clone());
+    reclaim.pass(&core, true);
+    release(&frames);
+    let more = viewed(frames.len() + DUE_PIECES);
+    reclaim.retire(&mut more[1..].to_vec());
     reclaim.pass(&core, false);
-    assert_eq!(reclaim.viewed.len(), frames.len());
-    reclaim.viewed_due = frames.len() - 1;
+    assert_eq!(reclaim.viewed.len(), frames.len() + more.len() - 1);
+    reclaim.retire(&mut more[..1].to_vec());
     reclaim.pass(&core, false);
+    assert_eq!(reclaim.viewed.len(), more.len());
+    release(&more);
+    reclaim.pass(&core, true);
     assert_eq!(waiting(&reclaim), [0; 0]);
+
+    // So many bytes: few pieces are enough if they are large.
+    let mut reclaim =
+        Reclaim { looked: Size { pieces: 1 << 20, bytes: 1000 }, ..Reclaim::default() };
+    reclaim.since.bytes = DUE_BYTES + 999;
+    assert!(!reclaim.is_look_due());
+    reclaim.since.bytes += 1;
+    assert!(reclaim.is_look_due());
 }
 
 /// What a forked child may see is kept until it is gone, whatever happens to pins meanwhile; several children too.

@@ -92,7 +92,7 @@ pub(crate) fn address_space() -> u64 {
 
 /// Whether a sanitizer has taken most of the address space; then no limit of it can be tried, and a request for much
 /// more than there is ends the process.
-#[allow(dead_code)] // Not every test asks.
+#[allow(dead_code, clippy::print_stdout)] // Not every test asks; who does is told.
 pub(crate) fn is_sanitized() -> bool {
     let sanitized = address_space() > 8 << 40;
     if sanitized {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use mmsb_core::{Code, Durability, Options};
@@ -222,19 +223,32 @@ fn commit_three(driver: &mut Driver, rng: &mut Rng) {
     }
 }
 
-/// The images that were checked, by number. Which thread comes first does not matter for what is in it.
+/// The images that were checked, by number, and how much went wrong. Which thread comes first does not matter for what
+/// is in it.
 #[derive(Debug)]
-pub struct Seen(Vec<Mutex<HashSet<u128>>>);
+pub struct Seen {
+    numbers: Vec<Mutex<HashSet<u128>>>,
+    failures: AtomicUsize,
+}
 
 impl Default for Seen {
     fn default() -> Seen {
-        Seen((0..64).map(|_| Mutex::default()).collect())
+        Seen { numbers: (0..64).map(|_| Mutex::default()).collect(), failures: AtomicUsize::new(0) }
     }
 }
 
 impl Seen {
     /// Whether this is the first time.
     pub fn is_new(&self, key: u128) -> bool {
-        self.0[(key % 64) as usize].lock().unwrap().insert(key)
+        self.numbers[(key % 64) as usize].lock().unwrap().insert(key)
+    }
+
+    /// What went wrong so far.
+    pub fn failures(&self) -> usize {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_failures(&self, more: usize) {
+        self.failures.fetch_add(more, Ordering::Relaxed);
     }
 }

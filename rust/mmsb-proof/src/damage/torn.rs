@@ -155,7 +155,7 @@ fn tear(record: &Fresh, cut: usize, history: &[Arc<State>], options: &Options, t
         let sim = SimVfs::of(disk);
         let host = open(&sim, Mode::ReadWrite);
         shows(&host);
-        if cut % 8 == 0 && want.pages.contains_key(&1) {
+        if cut.is_multiple_of(8) && want.pages.contains_key(&1) {
             let how = How { wait: true, ..How::default() };
             host.write(1, 0, &[0xEE, cut as u8], &how).unwrap();
             host.close().unwrap();

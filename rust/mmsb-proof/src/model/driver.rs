@@ -319,7 +319,13 @@ impl Driver {
                 }
                 next.next_id += 1;
                 next.pages.insert(id, Page { name, meta: String::new(), bytes, epoch });
+                let base = self.bus.snapshot()?;
                 self.commit(&mut batch, Some(next))?;
+                // A transaction that began before and numbered its page alike.
+                batch.check_ids();
+                let how = self.how();
+                let late = self.bus.commit(&mut batch, Some(&base), &how);
+                self.refuse(late, Code::Conflict)?;
             }
             Act::Delete { page } => {
                 let Some(id) = next.pick(*page) else {
@@ -402,6 +408,12 @@ impl Driver {
                         page.epoch = epoch;
                         changed = true;
                     }
+                }
+                if let Some((&id, page)) = self.head().pages.iter().next() {
+                    // The same with one write too many: nothing of it happens.
+                    let mut half = batch.clone();
+                    half.write(id, page.bytes.len() as u64, b"x");
+                    self.refused(&mut half, Code::InvalidDelta)?;
                 }
                 let meta = meta.map(meta_of).filter(|meta| !meta.is_empty());
                 let how = How { meta: meta.as_deref(), durability: *durability, ..self.how() };

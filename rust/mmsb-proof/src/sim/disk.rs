@@ -164,13 +164,14 @@ impl Disk {
             let kept = if now == durable || keep(Choice::Name(place)) { now } else { durable };
             let Some(&inode) = kept else { continue };
             after.names.insert(path.clone(), inode);
-            if !after.files.contains_key(&inode) {
+            after.files.entry(inode).or_insert_with(|| {
                 let content = &self.files[&inode];
-                let whole = content.is_durable();
-                let content =
-                    if whole { content.clone() } else { content.survivor(inode, keep).into() };
-                after.files.insert(inode, content);
-            }
+                if content.is_durable() {
+                    content.clone()
+                } else {
+                    content.survivor(inode, keep).into()
+                }
+            });
         }
         after.durable_names = after.names.clone();
         after

@@ -83,7 +83,7 @@ impl Variant {
             }
             Variant::Blocks(seed) => keep(&|n, c| match c {
                 Choice::Sector(inode, sector) => {
-                    chance(seed ^ inode << 32, 1 << 32 | sector as u64 / 8, 4)
+                    chance(seed ^ inode << 32, (1 << 32) | (sector as u64 / 8), 4)
                 }
                 _ => chance(seed, n, 6),
             }),
