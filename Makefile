@@ -16,8 +16,10 @@ BENCH_TARGET := target/bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help kills-python enospc stateful crash crash-soak faults bits damage fuzz demo test test-rust test-python check-rust lint bench bench-rust clean kills memory determinism golden-digests properties properties-deep \
-	loom shuttle miri miri-big-endian tsan asan lsan asan-python valgrind mutants mutants-fast coverage reliability wheel try-wheel sdist
+.PHONY: help demo test test-rust test-python check-rust lint bench bench-rust crash crash-soak faults bits \
+	damage fuzz kills determinism golden-digests properties properties-deep memory loom shuttle miri \
+	miri-big-endian tsan asan lsan asan-python valgrind mutants mutants-fast coverage kills-python enospc \
+	stateful museum reliability wheel try-wheel sdist clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -148,6 +150,9 @@ enospc: $(VENV)/.installed  ## disks filled and freed while the store is in use 
 
 stateful: $(VENV)/.installed  ## state machines, 500 x 100 (STATEFUL=deep: 5,000 x 500)
 	$(BIN)/python tests/test_stateful.py $(STATEFUL) $(SEED)
+
+museum:  ## defects planted one at a time, which the proofs must find
+	scripts/museum
 
 reliability:  ## put what the runs printed into RELIABILITY.md
 	scripts/reliability

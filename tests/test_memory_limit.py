@@ -91,19 +91,11 @@ def edit():
     with bus.transaction() as tx:
         tx[page][::4096] += 1
 
-def many():
-    i = 0
-    with bus.transaction(meta={"many": True}) as tx:
-        while i < 1 << 18:
-            i += 1
-            tx.create_page(data=data[:500])
-
 uses = {
     "read": page.read,
     "write": lambda: page.write(data),
     "append": lambda: page.append(data),
     "edit": edit,
-    "many": many,
     "past": lambda: bus.snapshot(3).digest(),
     "log": lambda: [list(c.deltas) for c in bus.log()],
     "diff": lambda: list(bus.diff(1, bus.epoch)),

@@ -150,7 +150,7 @@ pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<SegmentName>> {
     let log = log_dir(dir);
     let names = match vfs.list(&log) {
         // A creation that was interrupted may have lost the directory.
-        Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Vec::new(),
         listed => listed.map_err(|e| Error::storage(&log, &e, "list"))?,
     };
     let mut found: Vec<SegmentName> = Vec::new();
