@@ -85,12 +85,11 @@ def held() -> set[str]:
 
 @pytest.fixture(autouse=True)
 def no_leak(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test that passes leaves no descriptor, thread, child or unfinished file behind."""
+    """A test that passes leaves no descriptor, thread or child behind."""
     before = held()
     yield
     if not request.node.stash.get(_PASSED, False):
         return
-    folder = request.node.funcargs.get("tmp_path")
     request.node.funcargs.clear()  # pytest would hold the fixtures a little longer
     until = time.monotonic() + 2
     while True:
@@ -100,8 +99,6 @@ def no_leak(request: pytest.FixtureRequest) -> Iterator[None]:
             break
         time.sleep(0.02)  # a helper thread of the bus may still be closing its file
     assert not left, f"left behind: {sorted(left)}"
-    unfinished = sorted(folder.rglob(".tmp-*")) if folder else []
-    assert not unfinished, f"files left unfinished: {unfinished}"
 
 
 @pytest.fixture(params=["memory", "directory"])
