@@ -322,12 +322,11 @@ impl Bus {
         report.bytes = walked.bytes;
         for epoch in checkpoint::list(&*store.vfs, &store.dir)? {
             match checkpoint::verify(&*store.vfs, &store.dir, epoch, store.uuid) {
-                Ok(bytes) => {
+                Ok((bytes, digest)) => {
                     report.bytes += bytes;
-                    for mark in walked.marks.iter().filter(|mark| mark.epoch == epoch) {
-                        let checked = checkpoint::check(&*store.vfs, &store.dir, store.uuid, mark);
-                        report.problems.extend(checked.err());
-                    }
+                    let marks = walked.marks.iter().filter(|mark| mark.epoch == epoch);
+                    let checked = marks.map(|mark| checkpoint::check(&store.dir, digest, mark));
+                    report.problems.extend(checked.filter_map(Result::err));
                 }
                 Err(error) => report.problems.push(error),
             }

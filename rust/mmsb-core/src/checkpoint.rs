@@ -31,6 +31,8 @@ const MAGIC: [u8; 16] = *b"\x89MMSB ckpt\r\n\x1a\n\0\xff";
 const HEADER: usize = 4096;
 const MAJOR: u16 = 1;
 const EXTENSION: &str = ".ckpt";
+/// What the name of an unfinished checkpoint begins with.
+const TEMP: &str = ".tmp-";
 /// Writes are gathered to so many bytes.
 const CHUNK: usize = 1 << 20;
 
@@ -54,6 +56,11 @@ pub(crate) fn list(vfs: &dyn Vfs, store: &Path) -> Result<Vec<u64>> {
     let mut epochs: Vec<u64> = names.iter().filter_map(epoch).collect();
     epochs.sort_unstable();
     Ok(epochs)
+}
+
+/// Where a checkpoint is written before it gets its name.
+fn temp(store: &Path, epoch: u64) -> PathBuf {
+    dir(store).join(format!("{TEMP}{}", file_name(epoch)))
 }
 
 fn file_name(epoch: u64) -> String {
@@ -105,7 +112,7 @@ pub(crate) fn write(
     at: &Snapshot,
     automatic: bool,
 ) -> Result<u64> {
-    let temp = dir(store).join(format!(".tmp-{}", file_name(at.epoch())));
+    let temp = temp(store, at.epoch());
     let fail = |e: io::Error, doing: &str| Error::storage(&temp, &e, doing);
     remove_remains(vfs, store)?;
     let file = vfs.open(&temp, OpenKind::CreateNew).map_err(|e| fail(e, "cannot create"))?;
@@ -124,7 +131,7 @@ pub(crate) fn write(
 fn remove_remains(vfs: &dyn Vfs, store: &Path) -> Result<()> {
     let dir = dir(store);
     let names = vfs.list(&dir).map_err(|e| Error::storage(&dir, &e, "cannot list"))?;
-    for name in names.iter().filter(|name| name.starts_with(".tmp-")) {
+    for name in names.iter().filter(|name| name.starts_with(TEMP)) {
         let path = dir.join(name);
         vfs.unlink(&path).map_err(|e| Error::storage(&path, &e, "cannot remove the remains"))?;
     }
@@ -134,8 +141,7 @@ fn remove_remains(vfs: &dyn Vfs, store: &Path) -> Result<()> {
 /// Gives a written checkpoint its name; `sync_names` makes that durable.
 pub(crate) fn install(vfs: &dyn Vfs, store: &Path, epoch: u64) -> Result<()> {
     let to = path(store, epoch);
-    let temp = dir(store).join(format!(".tmp-{}", file_name(epoch)));
-    vfs.rename(&temp, &to).map_err(|e| Error::storage(&to, &e, "cannot rename to"))
+    vfs.rename(&temp(store, epoch), &to).map_err(|e| Error::storage(&to, &e, "cannot rename to"))
 }
 
 /// Makes the names of all checkpoints durable.
@@ -551,8 +557,13 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Checks every byte of a checkpoint without keeping any. Returns its size.
-pub(crate) fn verify(vfs: &dyn Vfs, store: &Path, epoch: u64, uuid: [u8; 16]) -> Result<u64> {
+/// Checks every byte of a checkpoint without keeping any. Returns its size and its digest.
+pub(crate) fn verify(
+    vfs: &dyn Vfs,
+    store: &Path,
+    epoch: u64,
+    uuid: [u8; 16],
+) -> Result<(u64, u128)> {
     let path = path(store, epoch);
     let reader = Reader::open(vfs, &path, epoch, uuid)?;
     let bad = || Reader::damage(&path, reader.index_at, Some(epoch), "the index does not decode");
@@ -587,22 +598,16 @@ pub(crate) fn verify(vfs: &dyn Vfs, store: &Path, epoch: u64, uuid: [u8; 16]) ->
     if !fields.rest.is_empty() {
         return Err(bad());
     }
-    Ok(reader.index_at + reader.index.len() as u64)
+    Ok((reader.index_at + reader.index.len() as u64, reader.digest))
 }
 
 /// Whether a checkpoint has the state that the log says it has: one of a copy of the store that lived on has its name too.
-pub(crate) fn check(
-    vfs: &dyn Vfs,
-    store: &Path,
-    uuid: [u8; 16],
-    mark: &CheckpointMark,
-) -> Result<()> {
-    let path = path(store, mark.epoch);
-    if Reader::open(vfs, &path, mark.epoch, uuid)?.digest == mark.digest {
+pub(crate) fn check(store: &Path, digest: u128, mark: &CheckpointMark) -> Result<()> {
+    if digest == mark.digest {
         return Ok(());
     }
     let what = "the checkpoint is of another state than the log says";
-    Err(Reader::damage(&path, 136, Some(mark.epoch), what))
+    Err(Reader::damage(&path(store, mark.epoch), 136, Some(mark.epoch), what))
 }
 
 /// What lies between pages is zero, so that no byte of the file is unaccounted for.

@@ -12,6 +12,7 @@ use crate::history::{BACKING, Store};
 use crate::keeper::Keeper;
 use crate::log::{self, Log, LogOptions, OpenMode, Position};
 use crate::sequence::Durability;
+use crate::snapshot::Snapshot;
 use crate::sync::{Mutex, lock};
 use crate::vfs::{OsVfs, RamVfs, Vfs};
 use crate::{Code, Error, Result, checkpoint, history, trace};
@@ -221,6 +222,7 @@ impl Bus {
         let (core, checkpoint_epoch) =
             history::load_newest(&store, known.into_iter().rev(), fresh()?, &fresh, progress)?;
         let from = checkpoint_epoch.unwrap_or(0);
+        let digest = checkpoint_epoch.map(|_| Snapshot::brief(&core).digest());
         let opts = log_options(options, durability);
         let (log, found) = log::open(
             Arc::clone(&store.vfs),
@@ -235,7 +237,7 @@ impl Bus {
             progress,
         )?;
         for mark in found.marks.iter().filter(|mark| Some(mark.epoch) == checkpoint_epoch) {
-            checkpoint::check(&*store.vfs, dir, store.uuid, mark)?;
+            digest.map_or(Ok(()), |digest| checkpoint::check(dir, digest, mark))?;
         }
         let recovery = Recovery {
             epoch: core.epoch(),

@@ -496,16 +496,7 @@ pub fn run(args: &Args) -> Vec<Row<'static>> {
 fn rows(args: &Args, out: &Outcome) -> Vec<Row<'static>> {
     assert!(out.report() == 0, "the failures are above");
     let Outcome { workloads, recoveries } = out;
-    let row = |id, row, tried: &str, count| Row {
-        id,
-        row,
-        // With a number of cases of its own it leaves out most of what is enumerated.
-        tried: if args.cases.is_some() { format!("a sample of: {tried}") } else { tried.into() },
-        count,
-        seed: args.seed.to_string(),
-        result: "0 failures".into(),
-        command: args.command.clone(),
-    };
+    let row = |id, row, tried, count| Row::of(args, id, row, tried, count);
     let images = workloads.images() + recoveries.images();
     let same = workloads.same + recoveries.same;
     if args.seconds.is_some() {

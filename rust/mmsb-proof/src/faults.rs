@@ -366,16 +366,7 @@ pub fn run(args: &Args) -> Vec<Row<'static>> {
     }
     assert!(tally.report() == 0, "the failures are above");
     let Tally { workloads, runs, syncs, ended, images, .. } = tally;
-    let row = |id, row, tried: &str, count| Row {
-        id,
-        row,
-        // With a number of cases of its own it leaves out most of what is enumerated.
-        tried: if args.cases.is_some() { format!("a sample of: {tried}") } else { tried.into() },
-        count,
-        seed: args.seed.to_string(),
-        result: "0 failures".into(),
-        command: args.command.clone(),
-    };
+    let row = |id, row, tried, count| Row::of(args, id, row, tried, count);
     vec![
         row(
             "09-io-errors",

@@ -82,6 +82,8 @@ pub struct Record {
     pub epoch: u64,
     /// The offset in this segment that it says to be durable.
     pub durable: Option<u64>,
+    /// The chain value behind it.
+    pub chain: u64,
 }
 
 fn seed(segment: &[u8], offset: usize) -> u64 {
@@ -124,8 +126,8 @@ pub fn records(segment: &[u8]) -> Vec<Record> {
         let distance = take_varint(&mut &record[RECORD..end]);
         let durable = (flags & DURABLE != 0).then(|| start as u64 - distance);
         let next = start + end.next_multiple_of(8);
-        all.push(Record { start, end: next.min(segment.len()), kind, epoch, durable });
         chain = chained(chain, word(record, 0));
+        all.push(Record { start, end: next.min(segment.len()), kind, epoch, durable, chain });
         epoch += u64::from(kind == COMMIT);
         start = next;
     }

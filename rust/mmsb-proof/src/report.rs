@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::args::Args;
+
 /// One line of RELIABILITY.md.
 #[derive(Debug, Clone)]
 pub struct Row<'a> {
@@ -28,6 +30,31 @@ impl fmt::Display for Row<'_> {
         let Row { row, tried, count, seed, result, command, .. } = self;
         let date = today();
         write!(f, "{row} | {tried} | {count} | {seed} | {result} | {date} | `{command}`")
+    }
+}
+
+impl Row<'static> {
+    /// The line of a harness that goes through everything there is, unless it was given a number of cases.
+    pub fn of(
+        args: &Args,
+        id: &'static str,
+        row: &'static str,
+        tried: &str,
+        count: String,
+    ) -> Self {
+        Row {
+            id,
+            row,
+            tried: if args.cases.is_some() {
+                format!("a sample of: {tried}")
+            } else {
+                tried.into()
+            },
+            count,
+            seed: args.seed.to_string(),
+            result: "0 failures".into(),
+            command: args.command.clone(),
+        }
     }
 }
 

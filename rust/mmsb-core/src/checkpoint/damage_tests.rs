@@ -269,9 +269,10 @@ fn a_checkpoint_of_another_state() {
     let (_, _, file) = world();
     let vfs = only(3, &file.encode());
     let mark = CheckpointMark { epoch: 3, digest: file.digest, size: 0 };
-    check(&vfs, store(), file.uuid, &mark).unwrap();
+    let (_, digest) = verify(&vfs, store(), 3, file.uuid).unwrap();
+    check(store(), digest, &mark).unwrap();
     let other = CheckpointMark { digest: file.digest ^ 1, ..mark };
-    let error = check(&vfs, store(), file.uuid, &other).unwrap_err();
+    let error = check(store(), digest, &other).unwrap_err();
     assert_eq!((error.code, error.detail.offset), (Code::Corruption, Some(136)));
     assert_eq!(error.detail.epoch, Some(3));
 }

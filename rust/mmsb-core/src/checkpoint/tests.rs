@@ -309,7 +309,8 @@ fn loading() {
     assert!(told.iter().all(|t| t.1 == index_at) && ends.len() == 9);
     assert!(ends.is_sorted());
     assert_eq!((ends[0], ends[1], ends[8]), (4096, 4096 + 24, index_at));
-    assert_eq!(verify(&vfs, store(), 3, file.uuid).unwrap(), bytes.len() as u64);
+    let verified = verify(&vfs, store(), 3, file.uuid).unwrap();
+    assert_eq!(verified, (bytes.len() as u64, file.digest));
     // The engine goes on from there: an old and a new page, a name and a tag.
     let mut batch = Batch::new();
     batch.rename(2, Some("gone"));
@@ -339,7 +340,7 @@ fn an_empty_state() {
     let mut told = Vec::new();
     let core = loaded(&vfs, &empty, &mut told).unwrap();
     assert_eq!((core.epoch(), told.len()), (3, 0));
-    assert_eq!(verify(&vfs, store(), 3, empty.uuid).unwrap(), 4096);
+    assert_eq!(verify(&vfs, store(), 3, empty.uuid).unwrap(), (4096, digest));
     // Also before the first commit.
     let none = File { epoch: 0, time: 0, next_id: 1, ..empty };
     let core = loaded(&only(0, &none.encode()), &none, &mut told).unwrap();

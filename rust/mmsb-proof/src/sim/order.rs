@@ -6,18 +6,13 @@
 //! - The log never loses a name or a file with bytes in it but to the quarantine.
 //! - A sync that failed is not asked for again by the same process.
 //!
-//! The log is read here by a reader of its own, from the description in FORMAT.md.
+//! The log is read by `format.rs`, from the description in FORMAT.md, not by the engine.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use twox_hash::XxHash3_64;
-
 use super::disk::{Disk, Inode};
-
-const SEGMENT_HEADER: usize = 4096;
-const RECORD_HEADER: usize = 32;
-const COMMIT: u8 = 1;
+use crate::format::{COMMIT, has_header, records, word};
 
 static CHECKS: AtomicU64 = AtomicU64::new(0);
 
@@ -30,51 +25,23 @@ fn checked() {
     CHECKS.fetch_add(1, Ordering::Relaxed);
 }
 
-fn word(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..at + 8].iter().rev().fold(0, |all, &b| all << 8 | u64::from(b))
-}
-
 fn is_segment(path: &Path) -> bool {
     path.extension().is_some_and(|ext| ext == "mlog")
 }
 
 /// The last epoch that the log holds in its first unbroken run of records.
 pub fn last_epoch(disk: &Disk, dir: &Path, durable: bool) -> u64 {
-    let mut epoch = 0;
-    let mut chain = 0;
+    let (mut epoch, mut chain) = (0, 0);
     for (path, bytes) in disk.files_in(&dir.join("log"), durable) {
         if !is_segment(&path) {
             continue;
         }
-        let whole = bytes.len() >= SEGMENT_HEADER
-            && XxHash3_64::oneshot(&bytes[..SEGMENT_HEADER - 8]) == word(bytes, SEGMENT_HEADER - 8);
-        if !whole || word(bytes, 80) != epoch + 1 || word(bytes, 96) != chain {
+        if !has_header(bytes) || word(bytes, 80) != epoch + 1 || word(bytes, 96) != chain {
             break;
         }
-        let salt = word(bytes, 56);
-        let salt_high = word(bytes, 64);
-        let mut at = SEGMENT_HEADER;
-        while at + RECORD_HEADER <= bytes.len() {
-            let seed =
-                salt.wrapping_add((at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)) ^ salt_high;
-            let record = &bytes[at..];
-            let len = (word(record, 14) & 0xFFFF_FFFF_FFFF) as usize;
-            let head = (XxHash3_64::oneshot(&record[12..RECORD_HEADER]) ^ seed) as u32;
-            let end = RECORD_HEADER.saturating_add(len);
-            if word(record, 8) as u32 != head
-                || end > record.len()
-                || word(record, 0) != XxHash3_64::oneshot(&record[8..end]) ^ seed
-                || word(record, 24) != chain
-            {
-                break;
-            }
-            epoch += u64::from(record[12] == COMMIT);
-            let mut both = [0; 16];
-            both[..8].copy_from_slice(&chain.to_le_bytes());
-            both[8..].copy_from_slice(&record[..8]);
-            chain = XxHash3_64::oneshot(&both);
-            at += end.next_multiple_of(8);
-        }
+        let records = records(bytes);
+        epoch += records.iter().filter(|record| record.kind == COMMIT).count() as u64;
+        chain = records.last().map_or(chain, |record| record.chain);
     }
     epoch
 }
