@@ -16,9 +16,9 @@ BENCH_TARGET := target/bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-rust test-python check-rust lint bench bench-rust crash crash-soak faults bits \
+.PHONY: help demo test test-rust test-python check-rust lint bench bench-rust crash crash-deep crash-soak faults bits \
 	damage fuzz kills determinism golden-digests properties properties-deep memory loom shuttle miri \
-	miri-big-endian tsan asan lsan asan-python valgrind mutants mutants-fast coverage kills-python enospc \
+	miri-big-endian tsan asan lsan asan-python valgrind mutants mutants-fast coverage assertions kills-python enospc \
 	stateful museum reliability wheel try-wheel sdist clean
 
 help:  ## list the targets
@@ -65,7 +65,10 @@ NUMBERS = --seed $(SEED) $(if $(CASES),--cases $(CASES)) $(if $(SECONDS),--secon
 crash:  ## crashes at every call and what is left of the disk after them (CASES= images)
 	$(PROOF) crash $(NUMBERS)
 
-crash-soak:  ## the same with new seeds for SECONDS=600
+crash-deep:  ## all workloads of three acts, left in all ways: hours
+	$(PROOF) crash-deep $(NUMBERS)
+
+crash-soak:  ## random workloads with ever new seeds for SECONDS=600
 	$(PROOF) crash --seed $(SEED) --seconds $(or $(SECONDS),600)
 
 faults:  ## every call of the file system fails
@@ -74,7 +77,7 @@ faults:  ## every call of the file system fails
 bits:  ## every single bit of a store of over 64 KiB flipped
 	$(PROOF) bits $(NUMBERS)
 
-damage:  ## more than one bit, files in the wrong place, torn ends (CASES=, deep: 1000000)
+damage:  ## more than one bit, files in the wrong place, torn ends (CASES=)
 	$(PROOF) damage $(NUMBERS)
 
 fuzz:  ## the fuzz targets, each for SECONDS=150
@@ -136,6 +139,9 @@ mutants-fast:  ## the same for a few files
 
 coverage:  ## lines and regions of log, checkpoint, recovery and reclaim that the Rust tests reach
 	scripts/coverage
+
+assertions:  ## how many assertions are on in release, and what they cost a commit
+	scripts/assertions
 
 # The same through Python.
 KILLS ?= 200

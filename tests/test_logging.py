@@ -164,3 +164,33 @@ def test_forks_beside_threads_that_log_do_not_deadlock(python: Runner) -> None:
     # The hooks of a fork once held the lock of the queue of events while they ran Python code:
     # a thread that waited for it with the interpreter in its hands never let them go on.
     python(FORKS_BESIDE_EVENTS)
+
+
+def test_an_interrupt_while_an_event_is_logged_comes_out_of_the_call(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Interrupts(logging.Handler):
+        """Raises as a signal handler would, at the first event it sees."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            logger.removeHandler(self)
+            raise KeyboardInterrupt(record.event)
+
+    logger = logging.getLogger("mmsb")
+    with mmsb.create(store) as bus, caplog.at_level(logging.DEBUG, logger="mmsb"):
+        page = bus.create_page("x", data=[1, 2, 3])
+        caplog.clear()
+        bus.checkpoint()
+        usual = [r.event for r in caplog.records]
+        page[0] = 9
+        caplog.clear()
+        logger.addHandler(Interrupts())
+        with pytest.raises(KeyboardInterrupt) as raised:
+            bus.checkpoint()
+        made = {path.name for path in (store / "checkpoints").iterdir()}
+        assert made == {f"{1:016x}.ckpt", f"{2:016x}.ckpt"}, "the call had ended"
+        bus.stats()
+        told = [str(raised.value), *(r.event for r in caplog.records)]
+        assert told == usual, "the events behind it come with the next call"
+    with mmsb.open(store) as reader:
+        assert reader["x"].read().tolist() == [9, 2, 3] and reader.verify().ok

@@ -3,7 +3,9 @@
 //! The law for every image: opening it gives the state of some epoch that is not before the last one acknowledged as
 //! durable (acknowledged at all, if only the process was killed) and not after the last one submitted, byte for byte;
 //! and the store lives on. Workloads are enumerated as by ACE: all that have up to three acts, each crashed in its last
-//! act and in closing only, since what comes before is a workload of its own; then long random ones.
+//! act and in closing only, since what comes before is a workload of its own; then long random ones. Up to two acts
+//! every moment is left in all ways; of three acts there are so many that each moment takes its turn of the ways, one of
+//! losing power and one of being killed ([`deep`] takes all).
 
 mod image;
 
@@ -45,7 +47,7 @@ struct Lived {
 }
 
 /// How closely to look.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Scale {
     seed: u64,
     /// With so many pending choices all combinations are tried.
@@ -54,6 +56,8 @@ struct Scale {
     cuts: usize,
     /// After a crash in recovery, so many more in the recovery of what is left.
     deeper: u32,
+    /// Of the ways that a moment can be left in, one of each kind, by turns.
+    by_turns: Option<u64>,
 }
 
 /// What was tried.
@@ -181,9 +185,15 @@ impl Workload {
 
 fn variants(point: &Point, number: usize, scale: Scale) -> Vec<Variant> {
     let mut rng = Rng(mix(scale.seed, number as u64));
-    let mut all = losses(&point.disk, &mut rng, scale.exhaustive);
-    all.extend(kills(point, scale.cuts));
-    all
+    let lost = losses(&point.disk, &mut rng, scale.exhaustive);
+    let killed = kills(point, scale.cuts);
+    match scale.by_turns {
+        None => lost.into_iter().chain(killed).collect(),
+        Some(turn) => {
+            let mut rng = Rng(mix(turn, number as u64));
+            [lost, killed].iter().filter_map(|ways| pick(ways, &mut rng).cloned()).collect()
+        }
+    }
 }
 
 impl Lived {
@@ -291,6 +301,13 @@ struct Run {
     until: Option<Instant>,
 }
 
+impl Run {
+    fn new(args: &Args, exhaustive: usize, cuts: usize) -> Run {
+        let scale = Scale { seed: args.seed, exhaustive, cuts, deeper: 1, by_turns: None };
+        Run { threads: args.threads, scale, seen: Seen::default(), until: None }
+    }
+}
+
 /// More failures than this say nothing new.
 const ENOUGH: usize = 32;
 
@@ -316,12 +333,13 @@ impl Run {
     }
 
     /// All workloads of `acts` acts at every setup.
-    fn enumerate(&self, lived_in: bool, acts: u32) -> Tally {
+    fn enumerate(&self, lived_in: bool, acts: u32, by_turns: bool) -> Tally {
         let each = alphabet().len().pow(acts);
         self.all(each * SETUPS.len(), |index| {
             let setup = SETUPS[index % SETUPS.len()];
             let workload = workload(setup, lived_in, acts, index / SETUPS.len());
-            workload.explore(self.scale, &self.seen)
+            let by_turns = by_turns.then(|| mix(self.scale.seed, index as u64));
+            workload.explore(Scale { by_turns, ..self.scale }, &self.seen)
         })
     }
 
@@ -402,7 +420,7 @@ fn some_image(seed: u64) -> Option<(Workload, Disk, Law, String)> {
     let lived = attempt(|| workload.run()).ok()?;
     let number = rng.below(lived.points.len() as u64) as usize;
     let point = &lived.points[number];
-    let scale = Scale { seed, exhaustive: 0, cuts: 16, deeper: 1 };
+    let scale = Scale { seed, exhaustive: 0, cuts: 16, ..Scale::default() };
     let all = variants(point, number, scale);
     let variant = pick(&all, &mut rng)?;
     let law = lived.law(number);
@@ -436,11 +454,11 @@ impl Outcome {
 
 /// The short form: some seconds.
 pub fn short(seed: u64) -> Outcome {
-    let scale = Scale { seed, exhaustive: 3, cuts: 8, deeper: 1 };
+    let scale = Scale { seed, exhaustive: 3, cuts: 8, deeper: 1, by_turns: None };
     let run = Run { threads: 2, scale, seen: Seen::default(), until: None };
     let mut out = Outcome::default();
-    out.workloads.add(run.enumerate(false, 1));
-    out.workloads.add(run.enumerate(true, 1));
+    out.workloads.add(run.enumerate(false, 1, false));
+    out.workloads.add(run.enumerate(true, 1, false));
     out.workloads.add(run.random(0, 4));
     out.recoveries.add(run.recoveries(0, 2));
     out.recoveries.add(run.chains(0, 200));
@@ -449,30 +467,18 @@ pub fn short(seed: u64) -> Outcome {
 
 /// The harness at its full figures.
 pub fn run(args: &Args) -> Vec<Row<'static>> {
-    let soak = args.seconds;
-    let scale = match soak {
-        None => Scale { seed: args.seed, exhaustive: 4, cuts: 16, deeper: 1 },
-        Some(_) => Scale { seed: args.seed, exhaustive: 10, cuts: 200, deeper: 1 },
-    };
-    let until = soak.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let mut run = Run { threads: args.threads, scale, seen: Seen::default(), until };
+    if let Some(seconds) = args.seconds {
+        return soak(args, seconds);
+    }
+    let run = Run::new(args, 4, 16);
     let mut out = Outcome::default();
-    if soak.is_some() {
-        while !run.is_over() {
-            out.workloads.add(run.random(0, 64));
-            out.recoveries.add(run.recoveries(0, 4));
-            out.recoveries.add(run.chains(0, 512));
-            run.scale.seed += 1;
-            run.seen = Seen::default();
-        }
-        return rows(args, &out);
-    }
     let all = args.cases.is_none();
-    for acts in 1..=if all { 3 } else { 1 } {
-        out.workloads.add(run.enumerate(false, acts));
-    }
     for acts in 1..=if all { 2 } else { 1 } {
-        out.workloads.add(run.enumerate(true, acts));
+        out.workloads.add(run.enumerate(false, acts, false));
+        out.workloads.add(run.enumerate(true, acts, false));
+    }
+    if all {
+        out.workloads.add(run.enumerate(false, 3, true));
     }
     let least = args.cases.unwrap_or(1_000_000);
     let mut done = 0;
@@ -484,13 +490,57 @@ pub fn run(args: &Args) -> Vec<Row<'static>> {
     let mut done = 0;
     let enough = |done: u64, out: &Outcome| {
         let images = out.workloads.images() + out.recoveries.images();
-        (done >= 128 || !all) && images >= least
+        (done >= 1000 || !all) && images >= least
     };
     while !enough(done, &out) && !run.is_over() {
-        out.workloads.add(run.random(done, 64));
-        done += 64;
+        out.workloads.add(run.random(done, 40));
+        done += 40;
     }
     rows(args, &out)
+}
+
+/// All workloads of three acts, every moment left in all ways: hours.
+pub fn deep(args: &Args) -> Vec<Row<'static>> {
+    let run = Run::new(args, 4, 16);
+    let out = Outcome { workloads: run.enumerate(false, 3, false), ..Outcome::default() };
+    assert!(out.report() == 0, "the failures are above");
+    let Tally { cases, points, same, .. } = out.workloads;
+    let images = out.workloads.images();
+    vec![Row::of(
+        args,
+        "01-crash-deep",
+        "crash at every call, three acts",
+        "all workloads of three acts of the alphabet at every durability and with both appends, each moment left in \
+         all ways: all combinations of up to 4 pending choices, else 20, and kills in the middle of stores",
+        format!(
+            "{cases} workloads, {points} moments, {images} images; {same} more were like one of them"
+        ),
+    )]
+}
+
+/// Random workloads with ever new seeds.
+fn soak(args: &Args, seconds: u64) -> Vec<Row<'static>> {
+    let until = Some(Instant::now() + Duration::from_secs(seconds));
+    let mut run = Run { until, ..Run::new(args, 10, 200) };
+    let mut out = Outcome::default();
+    while !run.is_over() {
+        out.workloads.add(run.random(0, 64));
+        out.recoveries.add(run.recoveries(0, 4));
+        out.recoveries.add(run.chains(0, 512));
+        run.scale.seed += 1;
+        run.seen = Seen::default();
+    }
+    assert!(out.report() == 0, "the failures are above");
+    let images = out.workloads.images() + out.recoveries.images();
+    let same = out.workloads.same + out.recoveries.same;
+    vec![Row::of(
+        args,
+        "01-crash-soak",
+        "crashes, going on",
+        "random workloads of 30 to 60 acts, crashes at every call of them and of recovery, all combinations of up to 10 \
+         pending choices",
+        format!("{images} images, {same} more were like one of them"),
+    )]
 }
 
 fn rows(args: &Args, out: &Outcome) -> Vec<Row<'static>> {
@@ -499,12 +549,6 @@ fn rows(args: &Args, out: &Outcome) -> Vec<Row<'static>> {
     let row = |id, row, tried, count| Row::of(args, id, row, tried, count);
     let images = workloads.images() + recoveries.images();
     let same = workloads.same + recoveries.same;
-    if args.seconds.is_some() {
-        let tried = "random workloads of 30 to 60 acts, crashes at every call of them and of recovery, all combinations \
-                     of up to 10 pending choices";
-        let count = format!("{images} images, {same} more were like one of them");
-        return vec![row("01-crash-soak", "crashes, going on", tried, count)];
-    }
     let Lives { closed, killed, lost, finished } =
         [workloads.lives, recoveries.lives].into_iter().fold(Lives::default(), Lives::and);
     vec![
@@ -513,7 +557,8 @@ fn rows(args: &Args, out: &Outcome) -> Vec<Row<'static>> {
             "crash at every call",
             "all workloads of up to 3 acts of the alphabet on a new store and up to 2 on one that is not, at every \
              durability and with both appends, and random ones of 30 to 60 acts; power loss after each call, kills also \
-             in the middle of stores; what opens equals the model",
+             in the middle of stores, in all ways of row 02, of three acts in two of them by turns; what opens equals \
+             the model",
             format!(
                 "{} workloads, {} moments, {images} images in all; {same} more were like one of them",
                 workloads.cases, workloads.points

@@ -18,6 +18,7 @@ type Harness = fn(&Args) -> Vec<Row<'static>>;
 
 const HARNESSES: &[(&str, Harness)] = &[
     ("crash", crash::run),
+    ("crash-deep", crash::deep),
     ("faults", faults::run),
     ("bits", damage::bits),
     ("damage", damage::run),

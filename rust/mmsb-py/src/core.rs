@@ -51,7 +51,7 @@ impl Core {
 
     /// Commits what `call` does. Short ones keep the interpreter unless they would have to wait.
     ///
-    /// The outer error is the clock's, the inner one the core's.
+    /// The outer error is the clock's or an interrupt, the inner one the core's.
     pub(crate) fn try_commit(
         &self,
         py: Python<'_>,
@@ -65,12 +65,12 @@ impl Core {
         };
         let durability = note.durability.unwrap_or(self.durability);
         if bytes <= SHORT && durability != Durability::Disk {
-            let result = enter::attempt(py, || call(&self.bus, &note.how(time, false)));
+            let result = enter::attempt(py, || call(&self.bus, &note.how(time, false)))?;
             if !matches!(&result, Err(error) if error.code == Code::WouldBlock) {
                 return Ok(result);
             }
         }
-        Ok(enter::attempt_detached(py, || call(&self.bus, &note.how(time, true))))
+        enter::attempt_detached(py, || call(&self.bus, &note.how(time, true)))
     }
 
     fn commit_call(

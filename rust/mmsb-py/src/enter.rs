@@ -23,26 +23,28 @@ thread_local! {
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Runs `f` attached to the interpreter and leaves the error to the caller.
-pub(crate) fn attempt<T>(py: Python<'_>, f: impl FnOnce() -> Result<T>) -> Result<T> {
+/// Runs `f` attached to the interpreter and leaves the core's error to the caller.
+///
+/// The outer error is an interrupt, Ctrl-C for one, that arrived while events were logged; `f` had ended by then.
+pub(crate) fn attempt<T>(py: Python<'_>, f: impl FnOnce() -> Result<T>) -> PyResult<Result<T>> {
     let result = guarded(f);
-    trace::drain(py);
-    result
+    trace::drain(py)?;
+    Ok(result)
 }
 
 /// Like [`attempt`], detached from the interpreter: for whatever may block or take long.
 pub(crate) fn attempt_detached<T: Send>(
     py: Python<'_>,
     f: impl FnOnce() -> Result<T> + Send,
-) -> Result<T> {
+) -> PyResult<Result<T>> {
     let result = py.detach(|| guarded(f));
-    trace::drain(py);
-    result
+    trace::drain(py)?;
+    Ok(result)
 }
 
 /// Runs `f` attached to the interpreter.
 pub(crate) fn attached<T>(py: Python<'_>, f: impl FnOnce() -> Result<T>) -> PyResult<T> {
-    attempt(py, f).map_err(|e| errors::raise(py, e))
+    attempt(py, f)?.map_err(|e| errors::raise(py, e))
 }
 
 /// Runs `f` detached from the interpreter.
@@ -50,7 +52,7 @@ pub(crate) fn detached<T: Send>(
     py: Python<'_>,
     f: impl FnOnce() -> Result<T> + Send,
 ) -> PyResult<T> {
-    attempt_detached(py, f).map_err(|e| errors::raise(py, e))
+    attempt_detached(py, f)?.map_err(|e| errors::raise(py, e))
 }
 
 /// Runs `f` detached if it handles at least [`LARGE`] bytes.
@@ -88,7 +90,7 @@ pub(crate) fn with_progress<T: Send>(
     let result = attempt_detached(py, || f(&mut report));
     match raised {
         Some(error) => Err(error),
-        None => result.map_err(|e| errors::raise(py, e)),
+        None => result?.map_err(|e| errors::raise(py, e)),
     }
 }
 

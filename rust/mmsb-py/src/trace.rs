@@ -144,20 +144,27 @@ impl Subscriber for Bridge {
     fn exit(&self, _: &Id) {}
 }
 
-/// Hands waiting events to Python. What the target raises goes where unraisable exceptions go.
+/// Hands waiting events to Python.
+///
+/// The error is what the target lets out: an interrupt that a signal handler raised in the middle of it. Events that
+/// were not told yet wait for the next call.
 #[inline]
-pub(crate) fn drain(py: Python<'_>) {
-    if WAITING.load(Ordering::Relaxed) {
-        deliver(py);
-    }
+pub(crate) fn drain(py: Python<'_>) -> PyResult<()> {
+    if WAITING.load(Ordering::Relaxed) { deliver(py) } else { Ok(()) }
 }
 
 #[cold]
-fn deliver(py: Python<'_>) {
+fn deliver(py: Python<'_>) -> PyResult<()> {
     // A target that calls the bus comes back here: its events wait for the next call.
     if DRAINING.swap(true, Ordering::Acquire) {
-        return;
+        return Ok(());
     }
+    let told = tell_all(py);
+    DRAINING.store(false, Ordering::Release);
+    told
+}
+
+fn tell_all(py: Python<'_>) -> PyResult<()> {
     WAITING.store(false, Ordering::Release);
     let (mut events, dropped) = {
         let mut queue = queue();
@@ -168,14 +175,17 @@ fn deliver(py: Python<'_>) {
     {
         last.fields.push(("dropped", Value::Unsigned(dropped)));
     }
-    if let Some(target) = target(py) {
-        for message in events {
-            if let Err(error) = tell(py, &target, message) {
-                error.write_unraisable(py, Some(target.bind(py)));
-            }
+    let Some(target) = target(py) else { return Ok(()) };
+    while let Some(message) = events.pop_front() {
+        if let Err(interrupt) = tell(py, &target, message) {
+            let mut queue = queue();
+            events.append(&mut queue.events);
+            queue.events = events;
+            WAITING.store(!queue.events.is_empty(), Ordering::Release);
+            return Err(interrupt);
         }
     }
-    DRAINING.store(false, Ordering::Release);
+    Ok(())
 }
 
 fn target(py: Python<'_>) -> Option<Py<PyAny>> {

@@ -100,7 +100,7 @@ fn travel(store: &Store, case: u64) -> [u64; 3] {
 pub(super) fn many(args: &Args) -> Row<'static> {
     let store = Store::sample(args.seed, &life());
     let files = store.files();
-    let count = args.cases.unwrap_or(200_000);
+    let count = args.cases.unwrap_or(1_000_000);
     let tally = share(count, args.threads, |cases, tally| {
         for case in cases {
             let mut rng = Rng(mix(args.seed, case));

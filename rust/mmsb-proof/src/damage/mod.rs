@@ -207,11 +207,14 @@ fn look(disk: &Disk, history: &[Arc<State>], travel: &[u64]) -> Result<Seen, Str
             }
             drop(bus);
             let (after, changed) = (host.disk(), changed(disk, &host.disk()));
-            // A slot that was not whole is made anew; what was reserved behind the last record is cut.
+            // A slot that was not whole is made anew; what was reserved behind the last record is cut, or gets the seal
+            // that an older moment of the store lacks.
             let order = |path: &PathBuf| {
-                let before = disk.read(path).unwrap_or_default();
-                let cut = before.strip_prefix(after.read(path).unwrap_or(b"?"));
-                path.parent() == Some(dir) || cut.is_some_and(|cut| cut.iter().all(|&b| b == 0))
+                let [before, after] = [disk, &after].map(|disk| disk.read(path).unwrap_or(b"?"));
+                let bare = if format::has_header(before) { format::HEADER } else { before.len() };
+                let end = format::records(before).last().map_or(bare, |last| last.end);
+                let kept = after.starts_with(&before[..end]);
+                path.parent() == Some(dir) || kept && before[end..].iter().all(|&b| b == 0)
             };
             if torn == 0 && !changed.iter().all(order) {
                 return Err(format!("the host changed {changed:?}"));
