@@ -4,8 +4,8 @@
 //! durable (acknowledged at all, if only the process was killed) and not after the last one submitted, byte for byte;
 //! and the store lives on. Workloads are enumerated as by ACE: all that have up to three acts, each crashed in its last
 //! act and in closing only, since what comes before is a workload of its own; then long random ones. Up to two acts
-//! every moment is left in all ways; of three acts there are so many that each moment takes its turn of the ways, one of
-//! losing power and one of being killed ([`deep`] takes all).
+//! every moment is left in all ways; longer ones are so many that each moment takes its turn of the ways, one of losing
+//! power and one of being killed ([`deep`] takes all of three acts).
 
 mod image;
 
@@ -344,10 +344,11 @@ impl Run {
     }
 
     /// Workloads of 30 to 60 random acts, crashed everywhere.
-    fn random(&self, from: u64, count: usize) -> Tally {
+    fn random(&self, from: u64, count: usize, by_turns: bool) -> Tally {
         self.all(count, |index| {
             let seed = mix(self.scale.seed, from + index as u64);
-            random(seed, 60).explore(self.scale, &self.seen)
+            let by_turns = by_turns.then_some(seed);
+            random(seed, 60).explore(Scale { by_turns, ..self.scale }, &self.seen)
         })
     }
 
@@ -444,6 +445,16 @@ impl Outcome {
         self.workloads.failures.iter().chain(&self.recoveries.failures)
     }
 
+    fn images(&self) -> u64 {
+        self.workloads.images() + self.recoveries.images()
+    }
+
+    #[allow(clippy::print_stderr)]
+    fn progress(&self, what: &str) {
+        let failures = self.failures().count();
+        eprintln!("crash: {what}: {} images so far, {failures} failures", self.images());
+    }
+
     /// Shows the first failures, and says how many there are.
     #[allow(clippy::print_stderr)]
     pub fn report(&self) -> usize {
@@ -459,7 +470,7 @@ pub fn short(seed: u64) -> Outcome {
     let mut out = Outcome::default();
     out.workloads.add(run.enumerate(false, 1, false));
     out.workloads.add(run.enumerate(true, 1, false));
-    out.workloads.add(run.random(0, 4));
+    out.workloads.add(run.random(0, 4, false));
     out.recoveries.add(run.recoveries(0, 2));
     out.recoveries.add(run.chains(0, 200));
     out
@@ -478,7 +489,9 @@ pub fn run(args: &Args) -> Vec<Row<'static>> {
         out.workloads.add(run.enumerate(true, acts, false));
     }
     if all {
+        out.progress("workloads of one and two acts");
         out.workloads.add(run.enumerate(false, 3, true));
+        out.progress("workloads of three acts");
     }
     let least = args.cases.unwrap_or(1_000_000);
     let mut done = 0;
@@ -487,13 +500,10 @@ pub fn run(args: &Args) -> Vec<Row<'static>> {
         out.recoveries.add(run.chains(done * 128, 2048));
         done += 16;
     }
+    out.progress("crashes in recovery");
     let mut done = 0;
-    let enough = |done: u64, out: &Outcome| {
-        let images = out.workloads.images() + out.recoveries.images();
-        (done >= 1000 || !all) && images >= least
-    };
-    while !enough(done, &out) && !run.is_over() {
-        out.workloads.add(run.random(done, 40));
+    while (done < 1000 && all || out.images() < least) && !run.is_over() {
+        out.workloads.add(run.random(done, 40, all));
         done += 40;
     }
     rows(args, &out)
@@ -524,14 +534,14 @@ fn soak(args: &Args, seconds: u64) -> Vec<Row<'static>> {
     let mut run = Run { until, ..Run::new(args, 10, 200) };
     let mut out = Outcome::default();
     while !run.is_over() {
-        out.workloads.add(run.random(0, 64));
+        out.workloads.add(run.random(0, 64, false));
         out.recoveries.add(run.recoveries(0, 4));
         out.recoveries.add(run.chains(0, 512));
         run.scale.seed += 1;
         run.seen = Seen::default();
     }
     assert!(out.report() == 0, "the failures are above");
-    let images = out.workloads.images() + out.recoveries.images();
+    let images = out.images();
     let same = out.workloads.same + out.recoveries.same;
     vec![Row::of(
         args,
@@ -547,7 +557,7 @@ fn rows(args: &Args, out: &Outcome) -> Vec<Row<'static>> {
     assert!(out.report() == 0, "the failures are above");
     let Outcome { workloads, recoveries } = out;
     let row = |id, row, tried, count| Row::of(args, id, row, tried, count);
-    let images = workloads.images() + recoveries.images();
+    let images = out.images();
     let same = workloads.same + recoveries.same;
     let Lives { closed, killed, lost, finished } =
         [workloads.lives, recoveries.lives].into_iter().fold(Lives::default(), Lives::and);
@@ -557,8 +567,8 @@ fn rows(args: &Args, out: &Outcome) -> Vec<Row<'static>> {
             "crash at every call",
             "all workloads of up to 3 acts of the alphabet on a new store and up to 2 on one that is not, at every \
              durability and with both appends, and random ones of 30 to 60 acts; power loss after each call, kills also \
-             in the middle of stores, in all ways of row 02, of three acts in two of them by turns; what opens equals \
-             the model",
+             in the middle of stores, in all ways of row 02, of three acts and more in two of them by turns; what \
+             opens equals the model",
             format!(
                 "{} workloads, {} moments, {images} images in all; {same} more were like one of them",
                 workloads.cases, workloads.points
