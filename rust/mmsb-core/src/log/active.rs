@@ -4,8 +4,9 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::Position;
 use super::mapped::{Helper, MappedSegment};
-use super::record::SEAL_ROOM;
+use super::record::{self, HEADER, HEADROOM, Head, SEAL_ROOM, padded};
 use super::segment::{RECORDS, Segment, SegmentHeader};
 use crate::error::{Error, Result};
 use crate::vfs::{OpenKind, Vfs, write_all_at};
@@ -29,6 +30,19 @@ pub(crate) struct Active {
     mapped: Option<MappedSegment>,
 }
 
+/// What a record says beside its payload.
+pub(crate) struct Entry {
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    pub(crate) epoch: u64,
+    /// The time of a commit.
+    pub(crate) time: Option<u64>,
+    /// The chain value before it.
+    pub(crate) chain: u64,
+    /// Before this everything is durable.
+    pub(crate) synced: Position,
+}
+
 impl Active {
     /// Makes the file `made` with its header. If that fails nothing is left of it, or the second value is false.
     pub(crate) fn create(
@@ -38,6 +52,8 @@ impl Active {
         header: &SegmentHeader,
         limit: u64,
     ) -> std::result::Result<Active, (Error, bool)> {
+        let begin = Position { seq: header.seq, offset: RECORDS };
+        assert!(header.durable < begin, "a new segment is durable already");
         let file = match vfs.open(made, OpenKind::CreateNew) {
             Ok(file) => file,
             Err(e) => return Err((Error::storage(made, &e, "create"), true)),
@@ -67,6 +83,8 @@ impl Active {
     /// Lets the helper map the file, or maps it at once without one; where or as long as that is not possible records are
     /// written with `pwrite`.
     pub(crate) fn map(&mut self, helper: Option<&Helper>) {
+        assert!(self.mapped.is_none(), "a segment is mapped twice");
+        assert_eq!(self.end, RECORDS, "a segment is mapped behind its first record");
         let file = &self.segment.file;
         self.mapped = match helper {
             Some(helper) => Some(helper.map(file, self.limit)),
@@ -82,6 +100,7 @@ impl Active {
     /// Reserves the space for a record of this size and a seal, so that a full disk shows before the record is begun.
     #[inline]
     pub(crate) fn reserve(&mut self, need: u64) -> Result<()> {
+        assert!(need.is_multiple_of(8), "space for a record that is not padded");
         let least = self.end + need + SEAL_ROOM;
         if least <= self.reserved {
             return Ok(());
@@ -93,6 +112,7 @@ impl Active {
 
     #[cold]
     fn grow(&mut self, least: u64) -> Result<()> {
+        assert!(least > self.reserved, "space is reserved twice");
         let file = &self.segment.file;
         let grow = |to: u64| file.fallocate(self.reserved, to - self.reserved).map(|()| to);
         let step = (self.reserved * 2).max(FIRST_STEP).min(self.limit).max(least);
@@ -106,12 +126,56 @@ impl Active {
         Ok(())
     }
 
+    /// Writes the record in `buf`, [`HEADROOM`] spare bytes and its payload, behind the last one. Returns the chain value
+    /// after it.
+    pub(crate) fn put(&mut self, entry: &Entry, buf: &mut Vec<u8>) -> Result<u64> {
+        let (mut flags, mut start) = (entry.flags, HEADROOM);
+        let mut number = [0u8; 10];
+        let mut prepend = |value: u64, start: &mut usize| {
+            let n = record::varint(value, &mut number);
+            *start -= n;
+            buf[*start..*start + n].copy_from_slice(&number[..n]);
+        };
+        if let Some(time) = entry.time {
+            prepend(time.wrapping_sub(self.base_time), &mut start);
+        }
+        // Told once: a later record with it proves as much as every record with it.
+        let synced = entry.synced;
+        let tell = synced.seq == self.segment.seq && synced.offset > self.told;
+        if tell {
+            assert!(synced.offset <= self.end, "more is durable than was written");
+            assert!(synced.offset.is_multiple_of(8), "a sync ends inside a record");
+            flags |= record::DURABLE;
+            prepend(self.end - synced.offset, &mut start);
+        }
+        assert!(start >= HEADER, "no room in front of a record for its header");
+        start -= HEADER;
+        let (at, len) = (self.end, buf.len());
+        let seed = record::seed(&self.salt, at);
+        let (kind, epoch) = (entry.kind, entry.epoch);
+        let body = record::finish(&mut buf[start..], kind, flags, epoch, entry.chain, seed);
+        buf.resize(start + padded((len - start) as u64) as usize, 0);
+        let size = Head::read(&buf[start..], seed).map(|head| head.size());
+        assert_eq!(size, Some((buf.len() - start) as u64), "a record reads as another");
+        let done = self.write(&buf[start..]);
+        buf.truncate(len);
+        done?;
+        if tell {
+            self.told = synced.offset;
+        }
+        self.commits += u64::from(kind == record::COMMIT);
+        let room = self.reserved.saturating_sub(self.end);
+        assert!(room >= SEAL_ROOM || kind == record::SEAL, "no room is left for a seal");
+        Ok(record::chain_after(entry.chain, body))
+    }
+
     /// Puts a padded record at the end.
     #[inline]
-    pub(crate) fn write(&mut self, record: &[u8]) -> Result<()> {
+    fn write(&mut self, record: &[u8]) -> Result<()> {
         let room = self.reserved.saturating_sub(self.end);
         assert!(record.len() as u64 <= room, "a record was begun without its space");
         assert!(record.len().is_multiple_of(8), "a record is not padded");
+        assert!(self.end.is_multiple_of(8), "a record is not aligned");
         let copied = self.mapped.as_mut().is_some_and(|mapped| mapped.write(self.end, record));
         if !copied {
             write_all_at(&*self.segment.file, self.end, record)
@@ -122,11 +186,16 @@ impl Active {
     }
 
     /// Cuts off what was reserved behind the last record; nothing is written any more.
-    pub(crate) fn finish(self) -> (Arc<Segment>, Result<()>) {
+    pub(crate) fn finish(&mut self) -> Result<()> {
         assert!(self.end >= RECORDS, "a segment is cut into its header");
-        drop(self.mapped);
+        assert!(self.end <= self.reserved, "a segment is longer than its space");
+        self.mapped = None;
         let cut = self.segment.file.set_len(self.end);
-        let cut = cut.map_err(|e| Error::storage(&self.segment.path, &e, "cut"));
-        (self.segment, cut)
+        cut.map_err(|e| Error::storage(&self.segment.path, &e, "cut"))
+    }
+
+    /// Where its last record ends.
+    pub(crate) fn position(&self) -> Position {
+        Position { seq: self.segment.seq, offset: self.end }
     }
 }

@@ -47,9 +47,19 @@ pub struct LogCursor {
     until: u64,
     /// Segments still to come, the next one last.
     segments: Vec<SegmentName>,
-    walk: Option<Walk>,
-    reverse: Option<Vec<(u64, u64)>>,
+    stand: Option<Stand>,
+    reverse: bool,
     done: bool,
+}
+
+/// Offset and epoch of a commit.
+type Place = (u64, u64);
+
+/// The segment that is being read, and backward the places in it that are left, the next one last.
+#[derive(Debug)]
+struct Stand {
+    walk: Walk,
+    left: Vec<Place>,
 }
 
 impl LogCursor {
@@ -70,14 +80,13 @@ impl LogCursor {
             segments.reverse();
         }
         let done = since > until;
-        let reverse = reverse.then(Vec::new);
         Ok(LogCursor {
             vfs,
             dir: dir.to_path_buf(),
             since,
             until,
             segments,
-            walk: None,
+            stand: None,
             reverse,
             done,
         })
@@ -88,95 +97,83 @@ impl LogCursor {
         if self.done {
             return Ok(None);
         }
-        // Whatever happens below, a walk that failed or ended does not go on.
-        let place = if self.reverse.is_some() { self.seek_back() } else { self.seek_forward() };
-        match place {
-            Ok(Some((offset, epoch))) => {
-                self.done = epoch == if self.reverse.is_some() { self.since } else { self.until };
-                self.at(offset, epoch).map(Some)
-            }
-            Ok(None) => {
-                self.done = true;
-                Ok(None)
-            }
-            Err(error) => {
-                self.done = true;
-                Err(error)
-            }
-        }
+        // A walk that failed or ended does not go on.
+        self.done = true;
+        let stand = self.stand.take();
+        let found = if self.reverse { self.seek_back(stand)? } else { self.seek_forward(stand)? };
+        let Some((stand, (offset, epoch))) = found else { return Ok(None) };
+        assert!(epoch <= self.until, "a cursor looks past its end");
+        self.done = epoch == if self.reverse { self.since } else { self.until };
+        at(&mut self.stand.insert(stand).walk, offset, epoch).map(Some)
     }
 
-    /// Opens the next segment; false if there is none.
-    fn open_next(&mut self) -> Result<bool> {
-        let Some(name) = self.segments.pop() else { return Ok(false) };
-        let walk = open_segment(&*self.vfs, &self.dir, name, None)?;
-        if let Some(before) = &self.walk
-            && (before.chain, before.epoch) != (walk.chain, walk.epoch)
-            && self.reverse.is_none()
-        {
-            return Err(walk.damage("the segment does not continue the one before it"));
-        }
-        self.walk = Some(walk);
-        Ok(true)
+    /// Opens the next segment, if there is one.
+    fn open_next(&mut self) -> Result<Option<Walk>> {
+        let Some(name) = self.segments.pop() else { return Ok(None) };
+        open_segment(&*self.vfs, &self.dir, name, None).map(Some)
     }
 
     /// Moves to the next commit of the range; says where it is.
-    fn seek_forward(&mut self) -> Result<Option<(u64, u64)>> {
-        if self.walk.is_none() && !self.open_next()? {
-            return Ok(None);
-        }
+    fn seek_forward(&mut self, stand: Option<Stand>) -> Result<Option<(Stand, Place)>> {
+        let mut walk = match stand {
+            Some(stand) => stand.walk,
+            None => match self.open_next()? {
+                Some(first) => first,
+                None => return Ok(None),
+            },
+        };
         loop {
-            let more = !self.segments.is_empty();
-            let Some(walk) = &mut self.walk else { return Ok(None) };
-            match step_to_commit(walk)? {
+            match step_to_commit(&mut walk)? {
                 Some((_, epoch)) if epoch < self.since => {}
-                Some(place) => return Ok(Some(place)),
-                None if more => {
-                    self.open_next()?;
+                Some(place) => return Ok(Some((Stand { walk, left: Vec::new() }, place))),
+                None => {
+                    let Some(next) = self.open_next()? else {
+                        return Err(walk.damage("a published commit is missing"));
+                    };
+                    if (walk.chain, walk.epoch) != (next.chain, next.epoch) {
+                        let what = "the segment does not continue the one before it";
+                        return Err(next.damage(what));
+                    }
+                    walk = next;
                 }
-                None => return Err(walk.damage("a published commit is missing")),
             }
         }
     }
 
     /// Takes the last place that is left, reading the segment before if need be.
-    fn seek_back(&mut self) -> Result<Option<(u64, u64)>> {
+    fn seek_back(&mut self, mut stand: Option<Stand>) -> Result<Option<(Stand, Place)>> {
         loop {
-            if let Some(place) = self.reverse.as_mut().and_then(Vec::pop) {
-                return Ok(Some(place));
+            if let Some(mut stand) = stand
+                && let Some(place) = stand.left.pop()
+            {
+                return Ok(Some((stand, place)));
             }
-            if !self.open_next()? {
-                return Ok(None);
-            }
-            let Some(walk) = &mut self.walk else { return Ok(None) };
-            let mut places = Vec::new();
+            let Some(mut walk) = self.open_next()? else { return Ok(None) };
+            let mut left = Vec::new();
             while walk.epoch < self.until {
-                let Some(place) = step_to_commit(walk)? else { break };
-                places.push(place);
+                let Some(place) = step_to_commit(&mut walk)? else { break };
+                left.push(place);
             }
-            self.reverse = Some(places);
+            stand = Some(Stand { walk, left });
         }
     }
+}
 
-    /// The commit at a place that a walk has checked.
-    fn at(&mut self, offset: u64, epoch: u64) -> Result<Commit<'_>> {
-        let Some(walk) = &mut self.walk else {
-            return Err(Error::new(crate::Code::Internal, "a log cursor lost its segment"));
-        };
-        let changed = "the record changed while it was read";
-        let changed = || Error::corruption(&walk.path, Some(offset), Some(epoch), changed);
-        let found = walk.window.record(&walk.header.salt, offset)?;
-        let (head, bytes) = found.ok_or_else(changed)?;
-        if head.epoch_low != epoch as u32 {
-            return Err(changed());
+/// The commit at a place that a walk has checked.
+fn at(walk: &mut Walk, offset: u64, epoch: u64) -> Result<Commit<'_>> {
+    let changed = "the record changed while it was read";
+    let changed = || Error::corruption(&walk.path, Some(offset), Some(epoch), changed);
+    let found = walk.window.record(&walk.header.salt, offset)?;
+    let (head, bytes) = found.ok_or_else(changed)?;
+    if head.epoch_low != epoch as u32 {
+        return Err(changed());
+    }
+    let payload = &bytes[record::HEADER..record::HEADER + head.len as usize];
+    match record::parse(&head, payload, offset, walk.header.base_time) {
+        Some((_, Body::Commit { time, source, meta, ops })) => {
+            Ok(Commit { epoch, time, source, meta, ops, offset, file: &walk.path })
         }
-        let payload = &bytes[record::HEADER..record::HEADER + head.len as usize];
-        match record::parse(&head, payload, offset, walk.header.base_time) {
-            Some((_, Body::Commit { time, source, meta, ops })) => {
-                Ok(Commit { epoch, time, source, meta, ops, offset, file: &walk.path })
-            }
-            _ => Err(changed()),
-        }
+        _ => Err(changed()),
     }
 }
 

@@ -100,51 +100,56 @@ impl Double {
     }
 }
 
+/// The working directory is the root.
+fn at(path: &Path) -> PathBuf {
+    Path::new("/").join(path)
+}
+
 impl Vfs for Double {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         self.note("mkdir", dir, 0, 0)?;
-        self.0.inner.create_dir(dir)
+        self.0.inner.create_dir(&at(dir))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         self.note("list", dir, 0, 0)?;
-        self.0.inner.list(dir)
+        self.0.inner.list(&at(dir))
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
         self.note("exists", path, 0, 0)?;
-        self.0.inner.exists(path)
+        self.0.inner.exists(&at(path))
     }
 
     fn open(&self, path: &Path, kind: OpenKind) -> io::Result<Arc<dyn VfsFile>> {
         let what = if kind == OpenKind::CreateNew { "create" } else { "open" };
         self.note(what, path, 0, 0)?;
-        let inner = self.0.inner.open(path, kind)?;
+        let inner = self.0.inner.open(&at(path), kind)?;
         Ok(Arc::new(DoubleFile { on: self.clone(), path: path.to_path_buf(), inner }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.note("rename to", to, 0, 0)?;
-        self.0.inner.rename(from, to)
+        self.0.inner.rename(&at(from), &at(to))
     }
 
     fn unlink(&self, path: &Path) -> io::Result<()> {
         self.note("unlink", path, 0, 0)?;
-        self.0.inner.unlink(path)
+        self.0.inner.unlink(&at(path))
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.note("sync_dir", dir, 0, 0)?;
-        self.0.inner.sync_dir(dir)
+        self.0.inner.sync_dir(&at(dir))
     }
 
     fn lock(&self, path: &Path) -> Result<Box<dyn StoreLock>> {
-        self.0.inner.lock(path)
+        self.0.inner.lock(&at(path))
     }
 
     fn locked(&self, path: &Path) -> io::Result<bool> {
         self.note("locked", path, 0, 0)?;
-        self.0.inner.locked(path)
+        self.0.inner.locked(&at(path))
     }
 }
 

@@ -196,10 +196,11 @@ fn varints() {
 
 #[test]
 fn a_commit_has_at_most_48_bits_of_bytes() {
-    assert!(record::too_long(0).is_none());
-    assert!(record::too_long((1 << 48) - 1).is_none());
-    assert_eq!(record::too_long(1 << 48).unwrap().code, Code::Argument);
-    assert_eq!(record::too_long(usize::MAX).unwrap().code, Code::Argument);
+    record::check_length(0).unwrap();
+    record::check_length((1 << 48) - 1).unwrap();
+    for long in [1 << 48, usize::MAX] {
+        assert_eq!(record::check_length(long).unwrap_err().code, Code::Argument);
+    }
 }
 
 #[test]

@@ -18,6 +18,8 @@ use crate::vfs::{OpenKind, Vfs, VfsFile, read_full_at, write_all_at};
 
 pub(crate) const SLOT_LEN: usize = 4096;
 const USED: usize = 128;
+const _: () = assert!(USED <= 512, "a slot is one sector");
+const _: () = assert!(USED < SLOT_LEN);
 const MAGIC: [u8; 16] = *b"\x89MMSB met\r\n\x1a\n\0\xb5\xff";
 pub(crate) const SLOTS: [&str; 2] = ["meta-0", "meta-1"];
 
@@ -50,6 +52,7 @@ impl StoreMeta {
         out[88] = self.durability;
         let sum = h64(&out[..USED - 8]);
         out[USED - 8..].copy_from_slice(&sum.to_le_bytes());
+        assert!(checked(&out, USED, &MAGIC), "a slot reads as none");
         out
     }
 
@@ -147,9 +150,11 @@ impl MetaSlots {
             vfs.open(path, OpenKind::CreateNew).map_err(|e| Error::storage(path, &e, "create"))?;
         }
         let mut slots = MetaSlots::open(vfs, dir, now)?;
+        let first = slots.now.generation;
         for _ in 0..2 {
             slots.write(slots.now.durable, slots.now.durable_epoch)?;
         }
+        assert_eq!(slots.now.generation.wrapping_sub(first), 2, "a slot was not written");
         slots.sync()?;
         Ok(slots)
     }

@@ -13,6 +13,8 @@ pub(crate) mod double;
 #[cfg(test)]
 mod evidence_tests;
 #[cfg(test)]
+mod failure_tests;
+#[cfg(test)]
 mod forged_tests;
 #[cfg(test)]
 mod format_tests;

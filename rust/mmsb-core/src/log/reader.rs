@@ -71,6 +71,7 @@ impl Window {
                 // A walk backward finds the records before this one in the same window.
                 let back = if offset < self.start { offset.min(WINDOW as u64 / 2) } else { 0 };
                 self.fill(offset - back, (want + back as usize).max(WINDOW))?;
+                assert_eq!(self.start + back, offset, "a window is somewhere else");
                 self.buf.len().min(back as usize)
             }
         };
@@ -131,6 +132,7 @@ impl Window {
         while let Some(found) = self.next_nonzero(at)?.filter(|&found| found < end) {
             let bytes = self.get(found, 1)?;
             let n = (end - found).min(bytes.len() as u64) as usize;
+            assert!(n > 0, "a walk over bytes stands still");
             on(found, &bytes[..n])?;
             at = found + n as u64;
         }
@@ -144,6 +146,7 @@ impl Window {
             last = bytes.iter().rposition(|&b| b != 0).map(|i| at + i as u64 + 1);
             Ok(())
         })?;
+        assert!(last.is_none_or(|end| end > from), "bytes end before they begin");
         Ok(last)
     }
 
@@ -201,7 +204,8 @@ pub(crate) enum Step<'a> {
 
 impl Walk {
     pub(crate) fn new(window: Window, header: SegmentHeader) -> Walk {
-        let epoch = header.first_epoch.wrapping_sub(1);
+        assert!(header.first_epoch > 0, "a header was not checked");
+        let epoch = header.first_epoch - 1;
         let chain = header.chain;
         let (path, offset) = (window.path.clone(), RECORDS);
         Walk { window, path, header, offset, epoch, chain, commits: 0, sealed: false, durable: 0 }
@@ -232,6 +236,7 @@ impl Walk {
             return Ok(Step::Wrong("a record has the wrong epoch"));
         }
         let end = HEADER + head.len as usize;
+        assert_eq!(bytes.len() as u64, head.size(), "a record that holds is not whole");
         let parsed = record::parse(&head, &bytes[HEADER..end], offset, self.header.base_time);
         let Some((durable, body)) = parsed else {
             return Ok(Step::Wrong("a record's payload has not the form of its kind"));
@@ -248,6 +253,9 @@ impl Walk {
         assert!(self.offset.is_multiple_of(8), "records are aligned");
         self.offset += head.size();
         self.durable = self.durable.max(durable.unwrap_or(0));
+        assert!(self.durable < self.offset, "a record tells of what comes after it");
+        let commits = self.epoch + 1 - self.header.first_epoch;
+        assert_eq!(self.commits, commits, "a commit is not an epoch");
         self.sealed = matches!(body, Body::Seal { .. });
         Ok(match body {
             Body::Commit { time, source, meta, ops } => {

@@ -12,7 +12,7 @@
 //! Invariants: no length is believed before `head` holds; salt and own offset are part of both checksums, so a record
 //! that lies anywhere else than where it was written is not valid; padding to 8 bytes is zero.
 
-use crate::error::Error;
+use crate::error::{Code, Error, Result};
 use crate::hash::h64;
 use crate::museum::{Defect, planted};
 
@@ -36,7 +36,16 @@ pub const META: u8 = 4;
 const FLAGS: u8 = DURABLE | SOURCE | META;
 
 /// Bytes that a seal takes at most.
-pub(crate) const SEAL_ROOM: u64 = padded(HEADER as u64 + 10 + 16);
+pub(crate) const SEAL_ROOM: u64 = padded(HEADER as u64 + VARINT + 16);
+/// Bytes that a number takes at most.
+const VARINT: u64 = 10;
+
+const _: () = assert!(HEADER.is_multiple_of(8), "records are aligned");
+// A header, the durable mark and the time.
+const _: () = assert!(HEADROOM as u64 >= HEADER as u64 + 2 * VARINT);
+const _: () = assert!(FLAGS.count_ones() == 3, "flags are different bits");
+const _: () = assert!(SEAL < IGNORABLE);
+const _: () = assert!(MAX_PAYLOAD + HEADER as u64 <= usize::MAX as u64, "a record has an address");
 
 pub(crate) const fn padded(len: u64) -> u64 {
     len.next_multiple_of(8)
@@ -127,6 +136,7 @@ pub(crate) fn finish(
     chain: u64,
     seed: u64,
 ) -> u64 {
+    assert!(record.len() >= HEADER, "a record has no room for its header");
     let len = (record.len() - HEADER) as u64;
     assert!(len <= MAX_PAYLOAD, "a payload is longer than its length says");
     record[12] = kind;
@@ -251,10 +261,12 @@ pub(crate) fn put_varint(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&number[..n]);
 }
 
-pub(crate) fn too_long(len: usize) -> Option<Error> {
-    (len as u64 > MAX_PAYLOAD).then(|| {
-        Error::new(crate::Code::Argument, format!("a commit of {len} bytes is over 2^48 - 1 bytes"))
-    })
+pub(crate) fn check_length(len: usize) -> Result<()> {
+    if len as u64 <= MAX_PAYLOAD {
+        return Ok(());
+    }
+    let what = format!("a commit of {len} bytes is over 2^48 - 1 bytes");
+    Err(Error::new(Code::Argument, what))
 }
 
 #[cfg(test)]

@@ -141,6 +141,8 @@ pub fn open(
     if proven > found.end && !planted(Defect::PromiseIgnored) {
         return Err(end.walk.damage("durable records are missing"));
     }
+    let behind = found.last_epoch.saturating_sub(from_epoch);
+    assert_eq!(found.records, behind, "a commit was left out or read twice");
     let OpenMode::Writer(lock) = mode else { return Ok((None, found)) };
     // Tools that copy stores may leave empty directories out.
     segment::make_dirs(&*vfs, dir)?;
@@ -148,6 +150,8 @@ pub fn open(
     slots.repair(&*vfs)?;
     let repair = Repair { vfs: &*vfs, dir, names: &names, proven, found: &mut found };
     let state = repair.run(end)?;
+    assert!(state.end >= found.end, "a repair made the log shorter");
+    assert_eq!(state.epoch, found.last_epoch, "a repair changed the last epoch");
     if meta.durable != state.end {
         slots.write(state.end, state.epoch)?;
         slots.sync()?;

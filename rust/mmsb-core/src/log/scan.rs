@@ -67,6 +67,7 @@ impl<'a> Scan<'a> {
         from_epoch: u64,
         mode: &OpenMode,
     ) -> Scan<'a> {
+        assert!(!names.is_empty(), "a log without a segment is read");
         let limit = matches!(mode, OpenMode::Reader { durable_only: true }).then_some(meta.durable);
         Scan {
             vfs,
@@ -122,7 +123,8 @@ impl<'a> Scan<'a> {
             self.total = self.total.saturating_add(size);
         }
         let mut last: Option<Walk> = None;
-        for index in start..self.names.len() {
+        let mut index = start;
+        loop {
             let Some(mut walk) = self.enter(index, last.as_ref())? else {
                 return match last {
                     Some(last) => self.torn(index - 1, last, index),
@@ -131,14 +133,11 @@ impl<'a> Scan<'a> {
                 };
             };
             match self.walk(index, &mut walk, on, progress)? {
-                Stop::No => last = Some(walk),
-                Stop::Limit => return Ok(self.end(index, walk, index + 1)),
+                Stop::No if index + 1 < self.names.len() => last = Some(walk),
+                Stop::No | Stop::Limit => return Ok(self.end(index, walk, index + 1)),
                 Stop::Torn => return self.torn(index, walk, index + 1),
             }
-        }
-        match last {
-            Some(walk) => Ok(self.end(self.names.len() - 1, walk, self.names.len())),
-            None => Err(self.no_header(0)),
+            index += 1;
         }
     }
 
@@ -156,6 +155,10 @@ impl<'a> Scan<'a> {
     }
 
     fn end(&mut self, index: usize, walk: Walk, torn_from: usize) -> End {
+        assert!(index < torn_from, "the log ends in a segment that is torn whole");
+        assert_eq!(walk.header.seq, self.names[index].seq, "the log ends in another segment");
+        assert!(walk.offset >= RECORDS, "the log ends in a header");
+        assert!(walk.offset.is_multiple_of(8), "the log ends inside a record");
         self.found.last_epoch = walk.epoch;
         self.found.end = Position { seq: walk.header.seq, offset: walk.offset };
         self.found.last_time = self.found.last_time.max(walk.header.base_time);
@@ -280,9 +283,11 @@ impl<'a> Scan<'a> {
             2 => Place::Previous,
             _ => Place::Earlier,
         };
+        let ends = damage == Damage::None;
+        assert!(!ends || place == Place::Last, "the log ends before another segment");
         let (mut by_record, mut by_header) = (false, false);
         if let Some(walk) = walk
-            && damage != Damage::None
+            && !ends
         {
             by_record |= promise(&mut walk.window, &walk.header, offset)? > offset;
         }
@@ -316,6 +321,7 @@ const CLAIMED: u64 = 1 << 30;
 /// Looks at every place from `from` on for valid records of this segment; the farthest offset that one says to be
 /// durable. Bytes made to look like many records would take long to check; then the answer is "all of it".
 fn promise(window: &mut Window, header: &SegmentHeader, from: u64) -> Result<u64> {
+    assert!(from.is_multiple_of(8), "records are looked for beside their places");
     let (size, mut data) = (window.size()?, 0u64);
     window.nonzero(from, u64::MAX, &mut |_, bytes| {
         data += bytes.len() as u64;

@@ -6,7 +6,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::Position;
 use super::record::u64_at;
@@ -23,8 +23,10 @@ const MAGIC: [u8; 16] = *b"\x89MMSB log\r\n\x1a\n\0\xb5\xff";
 pub(crate) const MAJOR: u16 = 1;
 pub(crate) const MINOR: u16 = 0;
 const EXTENSION: &str = ".mlog";
+const _: () = assert!(RECORDS.is_multiple_of(8), "records are aligned");
 /// No log gets so far; so that epochs can be counted on without an overflow.
 const MAX_EPOCH: u64 = 1 << 62;
+const _: () = assert!(MAX_EPOCH <= u64::MAX / 2);
 
 /// What a segment's header says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +43,7 @@ pub(crate) struct SegmentHeader {
 
 impl SegmentHeader {
     pub(crate) fn encode(&self) -> Vec<u8> {
+        assert!(self.first_epoch > 0, "a segment begins with no commit's epoch");
         let mut out = Vec::with_capacity(HEADER_LEN);
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&MAJOR.to_le_bytes());
@@ -65,6 +68,7 @@ impl SegmentHeader {
         assert_eq!(out.len(), 120, "the header's fields are where FORMAT.md says");
         out.resize(HEADER_LEN - 8, 0);
         out.extend_from_slice(&h64(&out).to_le_bytes());
+        assert!(checked(&out, HEADER_LEN, &MAGIC), "a header reads as none");
         out
     }
 
@@ -198,26 +202,25 @@ pub(crate) fn log_dir(dir: &Path) -> PathBuf {
 /// others must learn of it from us.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
-    failure: Mutex<Option<Error>>,
-    failed: AtomicBool,
+    /// Held while a sync runs.
+    turn: Mutex<()>,
+    failure: OnceLock<Error>,
 }
 
 impl Gate {
     /// Runs a sync, unless an earlier one failed.
     pub(crate) fn run(&self, sync: impl FnOnce() -> Result<()>) -> Result<()> {
-        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(error) = &*failure {
-            return Err(error.clone());
-        }
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check()?;
         sync().inspect_err(|error| {
-            *failure = Some(error.clone());
-            self.failed.store(true, Ordering::Release);
+            let first = self.failure.set(error.clone()).is_ok();
+            assert!(first, "a sync was tried after one had failed");
         })
     }
 
     /// Fails if a sync has failed.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.failed.load(Ordering::Acquire) { self.run(|| Ok(())) } else { Ok(()) }
+        self.failure.get().map_or(Ok(()), |error| Err(error.clone()))
     }
 }
 
@@ -244,6 +247,7 @@ pub(crate) fn sync_all(
     segments: &[Arc<Segment>],
     newest: Option<&Segment>,
 ) -> Result<()> {
+    assert!(segments.is_sorted_by(|a, b| a.seq < b.seq), "segments are synced out of order");
     for segment in segments {
         let again = |e| if planted(Defect::SyncRetried) { segment.file.sync() } else { Err(e) };
         segment

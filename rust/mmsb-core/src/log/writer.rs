@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::active::Active;
+use super::active::{Active, Entry};
 use super::mapped::Helper;
 use super::meta::{MetaSlots, StoreMeta};
-use super::record::{self, HEADER, HEADROOM, padded};
+use super::record::{self, HEADROOM, SEAL_ROOM, padded};
 use super::segment::{self, Gate, RECORDS, Segment, SegmentHeader, SegmentName, sync_all};
 use super::{LogOptions, Position, lock};
 use crate::error::{Code, Error, Result};
@@ -56,6 +56,17 @@ pub(crate) struct LogState {
     pub(crate) end: Position,
     /// Bytes of all segments but the active one.
     pub(crate) sealed_bytes: u64,
+}
+
+impl LogState {
+    /// Notes where the last record ends, and the chain value after it.
+    fn grow(&mut self, end: Position, chain: u64) {
+        assert_eq!(self.end.seq, end.seq, "the log ends in another segment");
+        assert_eq!(self.end.seq + 1, self.next_seq, "a record outside of the newest segment");
+        assert!(self.end.offset < end.offset, "a record without bytes");
+        self.end = end;
+        self.chain = chain;
+    }
 }
 
 /// What a sync has to reach; made under the commit lock, used without it.
@@ -121,6 +132,7 @@ impl Log {
         let point = log.sync_point();
         point.sync()?;
         log.synced(&point);
+        assert_eq!(log.durable, log.state.end, "a new log is not durable");
         let log_dir = segment::log_dir(dir);
         let name = SegmentName { seq: 0, first_epoch: log.state.epoch.saturating_add(1) };
         log.vfs.rename(&begun, &log_dir.join(name.file())).map_err(|e| failed(&begun, e))?;
@@ -139,6 +151,9 @@ impl Log {
         meta: MetaSlots,
         state: LogState,
     ) -> Log {
+        assert!(meta.now.durable <= state.end, "what is durable is not in the log");
+        assert!(state.end.offset.is_multiple_of(8), "the log ends inside a record");
+        assert!(state.end.offset <= state.sealed_bytes, "the last segment is not counted");
         Log {
             vfs,
             dir: dir.to_path_buf(),
@@ -167,18 +182,11 @@ impl Log {
             let what = format!("commit {epoch} appended after {}", self.state.epoch);
             return Err(Error::new(Code::Internal, what));
         }
-        if let Some(error) = record::too_long(buf.len()) {
-            return Err(error);
-        }
+        record::check_length(buf.len())?;
         self.usable()?;
-        self.make_room(padded(buf.len() as u64))?;
-        let base = self.active.as_ref().map_or(0, |active| active.base_time);
-        self.put(record::COMMIT, flags, epoch, Some(time.wrapping_sub(base)), buf)?;
+        self.put(record::COMMIT, flags, epoch, Some(time), buf)?;
         self.state.epoch = epoch;
         self.state.time = time;
-        if let Some(active) = &mut self.active {
-            active.commits += 1;
-        }
         Ok(())
     }
 
@@ -189,11 +197,10 @@ impl Log {
         buf.extend_from_slice(&epoch.to_le_bytes());
         buf.extend_from_slice(&digest.to_le_bytes());
         buf.extend_from_slice(&size.to_le_bytes());
-        self.make_room(padded(buf.len() as u64))?;
         self.put(record::MARK, 0, self.state.epoch, None, &mut buf)
     }
 
-    /// Writes the record in `buf` behind the active segment's last one.
+    /// Writes the record in `buf` behind the last one, in this segment or in a new one.
     fn put(
         &mut self,
         kind: u8,
@@ -202,42 +209,22 @@ impl Log {
         time: Option<u64>,
         buf: &mut Vec<u8>,
     ) -> Result<()> {
-        let synced = self.durable;
-        let Some(active) = &mut self.active else {
-            return Err(Error::new(Code::Internal, "no active segment"));
-        };
-        let (mut flags, mut start) = (flags, HEADROOM);
-        let mut number = [0u8; 10];
-        let mut prepend = |value: u64, start: &mut usize| {
-            let n = record::varint(value, &mut number);
-            *start -= n;
-            buf[*start..*start + n].copy_from_slice(&number[..n]);
-        };
-        if let Some(time) = time {
-            prepend(time, &mut start);
+        let need = padded(buf.len() as u64);
+        if self.active.as_ref().is_some_and(|active| !active.fits(need)) {
+            self.seal()?;
         }
-        // Told once: a later record with it proves as much as every record with it.
-        let tell = synced.seq == active.segment.seq && synced.offset > active.told;
-        if tell {
-            assert!(synced.offset <= active.end, "more is durable than was written");
-            flags |= record::DURABLE;
-            prepend(active.end - synced.offset, &mut start);
-        }
-        assert!(start >= HEADER, "no room in front of a record for its header");
-        start -= HEADER;
-        let len = buf.len();
-        let seed = record::seed(&active.salt, active.end);
-        let body = record::finish(&mut buf[start..], kind, flags, epoch, self.state.chain, seed);
-        buf.resize(start + padded((len - start) as u64) as usize, 0);
-        let done = active.write(&buf[start..]);
-        buf.truncate(len);
+        let entry =
+            Entry { kind, flags, epoch, time, chain: self.state.chain, synced: self.durable };
+        let active = match &mut self.active {
+            Some(active) => active,
+            None => self.start_segment()?,
+        };
+        active.reserve(need)?;
+        let done = active.put(&entry, buf);
+        let end = active.position();
         self.broken |= done.is_err();
-        done?;
-        if tell {
-            active.told = synced.offset;
-        }
-        self.state.end.offset = active.end;
-        self.state.chain = record::chain_after(self.state.chain, body);
+        self.state.grow(end, done?);
+        assert!(self.durable < end, "a record is durable before its sync");
         Ok(())
     }
 
@@ -250,30 +237,24 @@ impl Log {
         self.gate.check()
     }
 
-    /// Sees to it that `need` bytes and a seal fit, in this segment or in a new one.
-    fn make_room(&mut self, need: u64) -> Result<()> {
-        if self.active.as_ref().is_some_and(|active| !active.fits(need)) {
-            self.seal()?;
-        }
-        if self.active.is_none() {
-            self.start_segment()?;
-        }
-        self.active.as_mut().map_or(Ok(()), |active| active.reserve(need))
-    }
-
     /// Seals the active segment and cuts what was reserved behind it.
     fn seal(&mut self) -> Result<()> {
-        let Some(active) = &self.active else { return Ok(()) };
+        let Some(active) = &mut self.active else { return Ok(()) };
+        let (begin, epoch, chain) = (active.end, self.state.epoch, self.state.chain);
         let mut buf = vec![0u8; HEADROOM];
         buf.extend_from_slice(&active.commits.to_le_bytes());
-        buf.extend_from_slice(&self.state.epoch.to_le_bytes());
-        self.put(record::SEAL, 0, self.state.epoch, None, &mut buf)?;
-        let Some(active) = self.active.take() else { return Ok(()) };
-        assert_eq!(self.state.end.offset, active.end, "the end is the active segment's");
+        buf.extend_from_slice(&epoch.to_le_bytes());
+        let (kind, synced) = (record::SEAL, self.durable);
+        let entry = Entry { kind, flags: 0, epoch, time: None, chain, synced };
+        let done = active.put(&entry, &mut buf);
+        self.broken |= done.is_err();
+        self.state.grow(active.position(), done?);
+        assert!(active.end - begin <= SEAL_ROOM, "a seal takes more than the room kept for it");
         self.state.sealed_bytes += active.end;
-        let (segment, cut) = active.finish();
-        self.behind.push(segment);
+        let cut = active.finish();
         self.broken |= cut.is_err();
+        self.behind.push(active.segment.clone());
+        self.active = None;
         cut
     }
 
@@ -283,11 +264,12 @@ impl Log {
     }
 
     /// Opens the next segment. The one before the last must be durable by then, its name too: recovery relies on it.
-    fn start_segment(&mut self) -> Result<()> {
+    fn start_segment(&mut self) -> Result<&mut Active> {
         self.settle()?;
         assert!(self.active.is_none(), "a segment is begun while another is open");
         assert!(self.behind.len() <= 1, "more than the last two segments are unsynced");
         assert!(self.durable <= self.state.end, "more is durable than was written");
+        assert!(self.state.end.seq <= self.state.next_seq, "the log ends in a later segment");
         let first_epoch = self.state.epoch.saturating_add(1);
         let name = SegmentName { seq: self.state.next_seq, first_epoch };
         let header = SegmentHeader {
@@ -318,12 +300,12 @@ impl Log {
         }
         self.state.next_seq += 1;
         self.state.end = Position { seq: name.seq, offset: RECORDS };
-        let newest = active.segment.clone();
-        self.active = Some(active);
         if name.seq > 0 {
             trace::log_roll(&path, name.first_epoch);
         }
-        self.sync_behind(newest)
+        let begun = self.sync_behind(active.segment.clone());
+        let active = self.active.insert(active);
+        begun.map(|()| active)
     }
 
     /// Starts to sync the sealed segments and the new one's name, without holding up the commit where there is a real
@@ -331,6 +313,9 @@ impl Log {
     fn sync_behind(&mut self, newest: Arc<Segment>) -> Result<()> {
         let (vfs, gate, segments) = (self.vfs.clone(), self.gate.clone(), self.behind.clone());
         let (before, real) = (newest.seq, newest.file.raw_fd().is_some());
+        assert!(self.background.is_none(), "two syncs run behind the commits");
+        let last = self.behind.last().map(|segment| segment.seq);
+        assert!(last.is_none_or(|seq| seq + 1 == before), "a segment behind is not the last one");
         let log_dir = segment::log_dir(&self.dir);
         let work = move || gate.run(|| sync_all(&*vfs, &log_dir, &segments, Some(&newest)));
         let builder = std::thread::Builder::new().name("mmsb-log-sync".into());
@@ -359,6 +344,9 @@ impl Log {
     pub fn sync_point(&mut self) -> SyncPoint {
         let mut segments = self.behind.clone();
         segments.extend(self.active.as_ref().map(|active| active.segment.clone()));
+        let last = segments.last().map(|segment| segment.seq);
+        assert!(last.is_none_or(|seq| seq == self.state.end.seq), "a sync misses the log's end");
+        assert!(last.is_some() || self.durable == self.state.end, "a sync of nothing");
         SyncPoint {
             vfs: self.vfs.clone(),
             log_dir: segment::log_dir(&self.dir),
@@ -372,6 +360,7 @@ impl Log {
     /// Notes that `point` was synced; later records say so.
     pub fn synced(&mut self, point: &SyncPoint) {
         assert!(point.end <= self.state.end, "a sync reached more than was written");
+        assert!(point.epoch <= self.state.epoch, "a sync reached a commit to come");
         if point.end > self.durable {
             assert!(
                 point.epoch >= self.durable_epoch,
@@ -385,6 +374,7 @@ impl Log {
 
     /// Writes the durable position into a meta slot. Made durable by `close`, or by the system in its time.
     pub fn write_meta(&mut self) -> Result<()> {
+        assert!(self.durable <= self.state.end, "what is durable is not in the log");
         self.meta.write(self.durable, self.durable_epoch)
     }
 
@@ -410,6 +400,8 @@ impl Log {
         }
         assert_eq!(self.durable, self.state.end, "a closed log is durable to its end");
         assert!(self.behind.is_empty(), "a closed log has no unsynced segment");
+        assert!(self.active.is_none(), "a closed log has no open segment");
+        assert_eq!(self.durable_epoch, self.state.epoch, "a closed log is durable to its commit");
         if self.meta.now.durable != self.durable {
             self.write_meta()?;
         }
@@ -495,3 +487,7 @@ fn random(opts: &LogOptions, what: &str, number: u64) -> [u8; 16] {
     out[8..].copy_from_slice(&part(1).to_le_bytes());
     out
 }
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod tests;
