@@ -76,6 +76,11 @@ impl Tally {
         self.failures.extend(other.failures);
     }
 
+    #[allow(clippy::print_stderr)]
+    fn progress(&self, what: &str) {
+        eprintln!("faults: {what}: {} runs so far, {} failures", self.runs, self.failures.len());
+    }
+
     /// Shows the first failures, and says how many there are.
     #[allow(clippy::print_stderr)]
     pub fn report(&self) -> usize {
@@ -352,9 +357,12 @@ pub fn run(args: &Args) -> Vec<Row<'static>> {
     let mut tally = run.creation();
     match args.cases {
         None => {
+            tally.progress("creation");
             tally.add(run.single(1));
+            tally.progress("one act");
             tally.add(run.pairs());
-            tally.add(run.random(0, 512, 64));
+            tally.progress("two acts");
+            tally.add(run.random(0, 512, 16));
         }
         Some(least) => {
             let (mut done, before) = (0, tally.runs);
