@@ -129,6 +129,9 @@ impl Active {
     /// Writes the record in `buf`, [`HEADROOM`] spare bytes and its payload, behind the last one. Returns the chain value
     /// after it.
     pub(crate) fn put(&mut self, entry: &Entry, buf: &mut Vec<u8>) -> Result<u64> {
+        let commit = entry.kind == record::COMMIT;
+        assert_eq!(entry.time.is_some(), commit, "a commit has a time and nothing else has");
+        assert!(buf.len() >= HEADROOM, "a record comes without its headroom");
         let (mut flags, mut start) = (entry.flags, HEADROOM);
         let mut number = [0u8; 10];
         let mut prepend = |value: u64, start: &mut usize| {
@@ -163,7 +166,7 @@ impl Active {
         if tell {
             self.told = synced.offset;
         }
-        self.commits += u64::from(kind == record::COMMIT);
+        self.commits += u64::from(commit);
         let room = self.reserved.saturating_sub(self.end);
         assert!(room >= SEAL_ROOM || kind == record::SEAL, "no room is left for a seal");
         Ok(record::chain_after(entry.chain, body))
