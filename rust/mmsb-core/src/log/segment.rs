@@ -221,9 +221,15 @@ impl Gate {
     }
 
     /// Fails if a sync has failed.
+    #[inline]
     pub(crate) fn check(&self) -> Result<()> {
-        self.failure.get().map_or(Ok(()), |error| Err(error.clone()))
+        self.failure.get().map_or(Ok(()), repeat)
     }
+}
+
+#[cold]
+fn repeat(error: &Error) -> Result<()> {
+    Err(error.clone())
 }
 
 /// An open segment that is being written, or was and may not be durable yet.

@@ -60,6 +60,7 @@ pub(crate) struct LogState {
 
 impl LogState {
     /// Notes where the last record ends, and the chain value after it.
+    #[inline]
     fn grow(&mut self, end: Position, chain: u64) {
         assert_eq!(self.end.seq, end.seq, "the log ends in another segment");
         assert_eq!(self.end.seq + 1, self.next_seq, "a record outside of the newest segment");
@@ -231,6 +232,7 @@ impl Log {
     }
 
     /// Fails once a write or sync has failed.
+    #[inline]
     pub fn usable(&self) -> Result<()> {
         if self.broken {
             let what = format!("the log of {} failed; open it again", self.dir.display());
