@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Position;
 use super::mapped::{Helper, MappedSegment};
-use super::record::{self, HEADER, HEADROOM, Head, SEAL_ROOM, padded};
+use super::record::{self, HEADER, HEADROOM, SEAL_ROOM, padded};
 use super::segment::{RECORDS, Segment, SegmentHeader};
 use crate::error::{Error, Result};
 use crate::vfs::{OpenKind, Vfs, write_all_at};
@@ -128,7 +128,11 @@ impl Active {
 
     /// Writes the record in `buf`, [`HEADROOM`] spare bytes and its payload, behind the last one. Returns the chain value
     /// after it.
+    #[inline]
     pub(crate) fn put(&mut self, entry: &Entry, buf: &mut Vec<u8>) -> Result<u64> {
+        let commit = entry.kind == record::COMMIT;
+        assert_eq!(entry.time.is_some(), commit, "a commit has a time and nothing else has");
+        assert!(buf.len() >= HEADROOM, "a record comes without its headroom");
         let (mut flags, mut start) = (entry.flags, HEADROOM);
         let mut number = [0u8; 10];
         let mut prepend = |value: u64, start: &mut usize| {
@@ -155,15 +159,13 @@ impl Active {
         let (kind, epoch) = (entry.kind, entry.epoch);
         let body = record::finish(&mut buf[start..], kind, flags, epoch, entry.chain, seed);
         buf.resize(start + padded((len - start) as u64) as usize, 0);
-        let size = Head::read(&buf[start..], seed).map(|head| head.size());
-        assert_eq!(size, Some((buf.len() - start) as u64), "a record reads as another");
         let done = self.write(&buf[start..]);
         buf.truncate(len);
         done?;
         if tell {
             self.told = synced.offset;
         }
-        self.commits += u64::from(kind == record::COMMIT);
+        self.commits += u64::from(commit);
         let room = self.reserved.saturating_sub(self.end);
         assert!(room >= SEAL_ROOM || kind == record::SEAL, "no room is left for a seal");
         Ok(record::chain_after(entry.chain, body))

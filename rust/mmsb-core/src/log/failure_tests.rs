@@ -263,3 +263,34 @@ fn a_large_piece_that_cannot_be_read() {
     let bytes = window.get(0, LEN).unwrap();
     assert_eq!((bytes.len(), bytes.iter().position(|&b| b != 0)), (LEN, Some(LEN - 1)));
 }
+
+/// Whoever takes the commits may refuse one: the reading ends there with that error, and no file is touched.
+#[test]
+fn a_commit_that_is_refused() {
+    let files = empty_segment();
+    for refused in 1..=2 {
+        let vfs = restore(&files);
+        for writes in [false, true] {
+            let mode = if writes {
+                OpenMode::Writer(lock(&*vfs, dir()).unwrap())
+            } else {
+                OpenMode::Reader { durable_only: false }
+            };
+            let mut seen = 0;
+            let mut on = |c: Commit<'_>| {
+                seen = c.epoch;
+                let error = || Error::new(Code::Argument, format!("no {}", c.epoch));
+                if c.epoch == refused { Err(error()) } else { Ok(()) }
+            };
+            let opened =
+                open(vfs.clone(), dir(), options(64 << 10), 0, mode, &mut on, &mut |_, _| {});
+            assert_eq!(opened.unwrap_err().message, format!("no {refused}"));
+            assert_eq!(seen, refused);
+        }
+        let sorted = |mut files: Files| {
+            files.sort();
+            files
+        };
+        assert!(sorted(image(&*vfs, dir())) == sorted(files.clone()));
+    }
+}

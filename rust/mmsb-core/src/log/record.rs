@@ -142,6 +142,7 @@ pub(crate) fn finish(
     record[12] = kind;
     record[13] = flags;
     record[14..20].copy_from_slice(&len.to_le_bytes()[..6]);
+    assert_eq!(u64_at(record, 14) & MAX_PAYLOAD, len, "a length reads as another");
     record[20..24].copy_from_slice(&epoch.to_le_bytes()[..4]);
     record[24..32].copy_from_slice(&chain.to_le_bytes());
     let head = (h64(&record[12..HEADER]) ^ seed) as u32;

@@ -157,6 +157,7 @@ impl<'a> Scan<'a> {
     fn end(&mut self, index: usize, walk: Walk, torn_from: usize) -> End {
         assert!(index < torn_from, "the log ends in a segment that is torn whole");
         assert_eq!(walk.header.seq, self.names[index].seq, "the log ends in another segment");
+        assert!(self.proven >= self.meta.durable, "a proof was forgotten");
         assert!(walk.offset >= RECORDS, "the log ends in a header");
         assert!(walk.offset.is_multiple_of(8), "the log ends inside a record");
         self.found.last_epoch = walk.epoch;

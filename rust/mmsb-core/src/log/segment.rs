@@ -138,7 +138,9 @@ pub(crate) struct SegmentName {
 
 impl SegmentName {
     pub(crate) fn file(&self) -> String {
-        format!("{:016x}-{:016x}{EXTENSION}", self.seq, self.first_epoch)
+        let name = format!("{:016x}-{:016x}{EXTENSION}", self.seq, self.first_epoch);
+        assert_eq!(name.len(), 38, "the order of names is not that of numbers");
+        name
     }
 
     fn parse(name: &str) -> Option<SegmentName> {
@@ -219,9 +221,15 @@ impl Gate {
     }
 
     /// Fails if a sync has failed.
+    #[inline]
     pub(crate) fn check(&self) -> Result<()> {
-        self.failure.get().map_or(Ok(()), |error| Err(error.clone()))
+        self.failure.get().map_or(Ok(()), repeat)
     }
+}
+
+#[cold]
+fn repeat(error: &Error) -> Result<()> {
+    Err(error.clone())
 }
 
 /// An open segment that is being written, or was and may not be durable yet.
@@ -248,6 +256,8 @@ pub(crate) fn sync_all(
     newest: Option<&Segment>,
 ) -> Result<()> {
     assert!(segments.is_sorted_by(|a, b| a.seq < b.seq), "segments are synced out of order");
+    let last = segments.last().map(|segment| segment.seq);
+    assert!(newest.is_none_or(|newest| last < Some(newest.seq)), "a newer segment is synced first");
     for segment in segments {
         let again = |e| if planted(Defect::SyncRetried) { segment.file.sync() } else { Err(e) };
         segment

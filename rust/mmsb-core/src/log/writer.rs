@@ -60,6 +60,7 @@ pub(crate) struct LogState {
 
 impl LogState {
     /// Notes where the last record ends, and the chain value after it.
+    #[inline]
     fn grow(&mut self, end: Position, chain: u64) {
         assert_eq!(self.end.seq, end.seq, "the log ends in another segment");
         assert_eq!(self.end.seq + 1, self.next_seq, "a record outside of the newest segment");
@@ -138,6 +139,7 @@ impl Log {
         log.vfs.rename(&begun, &log_dir.join(name.file())).map_err(|e| failed(&begun, e))?;
         log.vfs.sync_dir(&log_dir).map_err(|e| Error::storage(&log_dir, &e, "sync"))?;
         log.write_meta()?;
+        assert_eq!(log.meta.now.durable, log.state.end, "a slot tells of another position");
         log.meta.sync()?;
         Ok(log)
     }
@@ -184,6 +186,7 @@ impl Log {
         }
         record::check_length(buf.len())?;
         self.usable()?;
+        assert!(self.durable_epoch < epoch, "a commit is durable before it is written");
         self.put(record::COMMIT, flags, epoch, Some(time), buf)?;
         self.state.epoch = epoch;
         self.state.time = time;
@@ -229,6 +232,7 @@ impl Log {
     }
 
     /// Fails once a write or sync has failed.
+    #[inline]
     pub fn usable(&self) -> Result<()> {
         if self.broken {
             let what = format!("the log of {} failed; open it again", self.dir.display());
@@ -303,6 +307,7 @@ impl Log {
         if name.seq > 0 {
             trace::log_roll(&path, name.first_epoch);
         }
+        assert_eq!(active.position(), self.state.end, "a segment begins with a record");
         let begun = self.sync_behind(active.segment.clone());
         let active = self.active.insert(active);
         begun.map(|()| active)
