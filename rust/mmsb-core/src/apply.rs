@@ -15,15 +15,14 @@ pub(crate) const MAX_ID: u64 = 1 << 62;
 /// Applies encoded operations. Returns whether anything changed.
 #[inline]
 pub(crate) fn apply(edit: &mut Edit<'_>, ops: &[u8]) -> Result<bool> {
-    let bad = |e: Malformed| Error::new(Code::Corruption, format!("operations: {}", e.0));
     let mut changed = false;
     let mut ops = Ops::new(ops);
     loop {
-        while let Some(next) = ops.next_write().map_err(bad)? {
+        while let Some(next) = ops.next_write().map_err(malformed)? {
             changed |= write(edit, next.id, next.offset, next.data)?;
         }
         let Some(op) = ops.next() else { return Ok(changed) };
-        changed |= match op.map_err(bad)? {
+        changed |= match op.map_err(malformed)? {
             Op::Write { id, offset, data } => write(edit, id, offset, data)?,
             Op::Create { id, name, dtype, itemsize, shape, nbytes, meta, location } => {
                 let page = NewPage { name, dtype, itemsize, shape: &shape, nbytes, meta, location };
@@ -39,9 +38,16 @@ pub(crate) fn apply(edit: &mut Edit<'_>, ops: &[u8]) -> Result<bool> {
     }
 }
 
+pub(crate) fn malformed(e: Malformed) -> Error {
+    Error::new(Code::Corruption, format!("operations: {}", e.0))
+}
+
 #[inline]
 fn slot_of(edit: &Edit<'_>, id: u64) -> Result<Slot> {
-    table::get(edit.mem(), edit.root.table, edit.root.height, id).ok_or_else(|| no_page(id))
+    let root = &edit.root;
+    let slot = table::get(edit.mem(), root.table, root.height, id).ok_or_else(|| no_page(id))?;
+    assert!(slot.epoch <= root.epoch, "a page has bytes of a later epoch");
+    Ok(slot)
 }
 
 pub(crate) fn no_page(id: u64) -> Error {
@@ -88,11 +94,16 @@ fn create(edit: &mut Edit<'_>, id: u64, new: &NewPage<'_>) -> Result<bool> {
     if new.name.is_some() {
         let records = PageNames::of(&edit.root);
         edit.root.names = names::insert(edit, edit.root.names, id * 2, &records)?;
+        assert_eq!(named(edit, new.name), Some(id), "a page is found by its name");
     }
     edit.root.next_id = edit.root.next_id.max(id + 1);
     edit.root.pages += 1;
     edit.root.bytes += new.nbytes;
     Ok(true)
+}
+
+fn named(edit: &Edit<'_>, name: Option<&str>) -> Option<u64> {
+    catalog::find_page(edit.mem(), &edit.root, name?)
 }
 
 fn free_name(edit: &Edit<'_>, id: u64, name: &str) -> Result<()> {
@@ -110,6 +121,7 @@ fn drop_name(edit: &mut Edit<'_>, slot: &Slot) -> Result<()> {
     if !desc.name().is_empty() {
         let records = PageNames::of(&edit.root);
         edit.root.names = names::remove(edit, edit.root.names, desc.name().as_bytes(), &records)?;
+        assert_eq!(named(edit, Some(desc.name())), None, "a name is one page's");
     }
     Ok(())
 }
@@ -120,6 +132,8 @@ fn delete(edit: &mut Edit<'_>, id: u64) -> Result<bool> {
     page::retire(edit, id, &slot);
     catalog::retire_desc(edit, slot.desc);
     table::remove(edit, id)?;
+    assert!(edit.root.pages > 0, "the root counts the pages of its table");
+    assert!(edit.root.bytes >= slot.len, "the root counts the bytes of its pages");
     edit.root.pages -= 1;
     edit.root.bytes -= slot.len;
     if planted(Defect::IdGivenAgain) && id + 1 == edit.root.next_id {
@@ -155,6 +169,7 @@ fn rename(edit: &mut Edit<'_>, id: u64, name: Option<&str>) -> Result<bool> {
     if name.is_some() {
         let records = PageNames::of(&edit.root);
         edit.root.names = names::insert(edit, edit.root.names, id * 2, &records)?;
+        assert_eq!(named(edit, name), Some(id), "a page is found by its name");
     }
     Ok(true)
 }
@@ -203,6 +218,7 @@ fn resize(edit: &mut Edit<'_>, id: u64, shape: &[u64], nbytes: u64) -> Result<bo
             ..slot
         };
     }
+    assert!(edit.root.bytes >= slot.len, "the root counts the bytes of its pages");
     edit.root.bytes = edit.root.bytes - slot.len + nbytes;
     redescribe(edit, id, new, desc.name(), desc.meta(), shape)?;
     Ok(true)
@@ -233,6 +249,8 @@ fn tag(edit: &mut Edit<'_>, name: &str, epoch: Option<u64>, move_: bool) -> Resu
     }
     let record = catalog::put_tag(edit, name, epoch)?;
     edit.root.tags = names::insert(edit, edit.root.tags, record, &TagNames)?;
+    let found = names::find(mem, edit.root.tags, name.as_bytes(), &TagNames);
+    assert_eq!(found, Some(record), "a tag is found by its name");
     if let Some(old) = old {
         retire_tag(edit, old);
     }

@@ -20,6 +20,10 @@ pub(crate) const MAX_NAME: usize = 255;
 pub(crate) const MAX_META: usize = 64 << 10;
 
 const FIXED: u64 = 32;
+const _: () = {
+    assert!(MAX_NAME <= 0xff && MAX_NDIM <= 0xff, "a record has a byte for each");
+    assert!(3 * MAX_META <= u32::MAX as usize, "a record's length has 32 bits");
+};
 
 /// What is known of a page at one epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +110,8 @@ impl Desc {
             || self.name() == other.name()
                 && self.meta() == other.meta()
                 && self.dtype() == other.dtype()
+                && self.itemsize() == other.itemsize()
+                && self.location() == other.location()
                 && self.shape().eq(other.shape())
     }
 
@@ -144,6 +150,7 @@ pub(crate) fn put_desc(edit: &mut Edit<'_>, page: &NewPage<'_>) -> Result<u64> {
         mem.write(to, text.as_bytes());
         to += text.len() as u64;
     }
+    assert_eq!(to, at + total, "a record is as long as it says");
     Ok(at)
 }
 

@@ -28,6 +28,7 @@ struct Hasher<'a> {
 
 /// The digest of an epoch.
 pub(crate) fn state(core: &Core, root: &Root) -> u128 {
+    assert_eq!(root.table == 0, root.pages == 0, "the root counts the pages of its table");
     let mut cache = lock(&core.digests);
     let mut hasher = Hasher { mem: core.mem(), cache: &mut cache };
     let pages = if root.table == 0 { 0 } else { hasher.pages(root.table, root.height, 0) };
@@ -46,7 +47,10 @@ impl Hasher<'_> {
             return hash;
         }
         let hash = make(self);
-        self.cache.insert(key, (born, hash));
+        // Where there is no memory to remember it, it is made again.
+        if self.cache.try_reserve(1).is_ok() {
+            self.cache.insert(key, (born, hash));
+        }
         hash
     }
 
@@ -105,6 +109,7 @@ impl Hasher<'_> {
 
     /// The blocks `first..first + 32^level`, as far as the page goes; `part` is the tree over them.
     fn blocks(&mut self, root: &Blocks, len: u64, level: u64, first: u64, part: Part) -> u128 {
+        assert!(first < blocks::count(len), "a block behind the page is no part of it");
         let mem = self.mem;
         if level == 0 {
             let frame = root.frame(mem, first);

@@ -63,6 +63,7 @@ impl<'a> Edit<'a> {
         taken: &'a mut Vec<(u64, u64)>,
         dead: &'a mut Vec<Dead>,
     ) -> Edit<'a> {
+        assert!(dead.iter().all(|dead| dead.died == base.epoch + 1), "it is the one that follows");
         Edit { arena, alloc: arena.alloc(), root: *base, taken, dead }
     }
 
@@ -93,6 +94,7 @@ impl<'a> Edit<'a> {
     #[inline]
     pub(crate) fn take(&mut self, len: u64) -> Result<u64> {
         let piece = self.alloc.take(len)?;
+        assert!(piece.offset != 0, "offset 0 is nothing");
         self.taken.push((piece.offset, len));
         Ok(piece.offset)
     }
@@ -100,6 +102,7 @@ impl<'a> Edit<'a> {
     /// Zeroed bytes.
     pub(crate) fn take_zeroed(&mut self, len: u64) -> Result<u64> {
         let piece = self.alloc.take(len)?;
+        assert!(piece.offset != 0, "offset 0 is nothing");
         self.taken.push((piece.offset, len));
         if !piece.zero && !planted(Defect::FrameNotCleared) {
             self.mem().zero(piece.offset, len);
@@ -135,6 +138,7 @@ impl<'a> Edit<'a> {
         if born == self.epoch() {
             return Ok(node);
         }
+        assert!(born < self.epoch(), "a node was made by a later epoch");
         let copy = self.take(len)?;
         self.mem().copy(node, copy, len);
         self.mem().set(copy, self.epoch());
@@ -145,6 +149,7 @@ impl<'a> Edit<'a> {
     /// The new state no longer shows this piece.
     #[inline]
     pub(crate) fn retire(&mut self, offset: u64, len: u64, born: u64, kind: DeadKind) {
+        assert!(offset != 0 && born <= self.root.epoch, "what is replaced was there");
         self.dead.push(Dead { offset, len, born, died: self.root.epoch, kind });
     }
 

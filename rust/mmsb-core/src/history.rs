@@ -120,6 +120,8 @@ impl Replay {
                 load_newest(store, usable, core, &fresh, &mut |_, _| {})?.0
             }
         };
+        let is_past = core.epoch() <= epoch || planted(Defect::ReplayFromLaterBase);
+        assert!(is_past, "a replay goes forward");
         Ok(Replay { core })
     }
 
@@ -135,8 +137,10 @@ impl Replay {
             self.core
                 .replay(commit.epoch, commit.time, commit.ops)
                 .map_err(|e| at_record(e, &commit))?;
+            assert_eq!(self.core.epoch(), commit.epoch, "a commit makes its epoch");
         }
         let snapshot = Snapshot::newest(&self.core)?;
+        assert!(snapshot.epoch() + 1 >= from, "a replay goes forward");
         if snapshot.epoch() != epoch {
             return Err(Error::new(
                 Code::EpochNotFound,
@@ -168,8 +172,12 @@ pub(crate) fn load_newest(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(Arc<Core>, Option<u64>)> {
     for epoch in epochs {
+        assert_eq!(core.epoch(), 0, "what is loaded into is empty");
         match checkpoint::load(&*store.vfs, &store.dir, epoch, store.uuid, &core, progress) {
-            Ok(()) => return Ok((core, Some(epoch))),
+            Ok(()) => {
+                assert_eq!(core.epoch(), epoch, "what was loaded is shown");
+                return Ok((core, Some(epoch)));
+            }
             Err(error) if error.code == Code::Corruption => {
                 let file = checkpoint::path(&store.dir, epoch);
                 trace::checkpoint_damaged(&file, &error.message);

@@ -37,7 +37,8 @@ impl Keeper {
 
     /// A checkpoint was made, or could not be: the next one is due after as much log again.
     pub(crate) fn done(&self, log_bytes: u64, page_bytes: u64) {
-        self.due_at.store(next(log_bytes, page_bytes), Ordering::Relaxed);
+        let due_at = self.due_at.swap(next(log_bytes, page_bytes), Ordering::Relaxed);
+        assert_eq!(due_at, u64::MAX, "only who was told that one is due is done with it");
     }
 }
 
@@ -48,11 +49,14 @@ fn next(log_bytes: u64, page_bytes: u64) -> u64 {
 /// Which automatic checkpoints may go, of those at `epochs` (oldest first).
 fn superfluous(epochs: &[u64]) -> Vec<u64> {
     let Some(&newest) = epochs.last() else { return Vec::new() };
-    assert!(epochs.is_sorted(), "checkpoints are listed oldest first");
+    assert!(epochs.is_sorted_by(|a, b| a < b), "checkpoints are listed once, oldest first");
     let mut kept = BTreeSet::new();
     let older = &epochs[..epochs.len().saturating_sub(2)];
     // Oldest first, so that what is kept of a distance stays kept while time goes on.
-    older.iter().copied().filter(|epoch| !kept.insert((newest - epoch).ilog2())).collect()
+    let gone: Vec<u64> =
+        older.iter().copied().filter(|epoch| !kept.insert((newest - epoch).ilog2())).collect();
+    assert_eq!(kept.len() + gone.len(), older.len(), "each of them stays or goes");
+    gone
 }
 
 /// Removes automatic checkpoints that the rule does not keep.
@@ -65,6 +69,8 @@ pub(crate) fn thin(store: &Store, tagged: &[(String, u64)]) -> Result<()> {
         }
     }
     for epoch in superfluous(&automatic) {
+        assert!(tagged.iter().all(|&(_, named)| named != epoch), "those of tags stay");
+        assert!(automatic.last() != Some(&epoch), "the newest stays");
         let path = checkpoint::path(&store.dir, epoch);
         store.vfs.unlink(&path).map_err(|e| Error::storage(&path, &e, "cannot remove"))?;
     }

@@ -65,6 +65,9 @@ impl Reclaim {
     /// Takes what a published commit replaced.
     #[inline]
     pub(crate) fn retire(&mut self, dead: &mut Vec<Dead>) {
+        if let (Some(last), Some(next)) = (self.queue.back(), dead.first()) {
+            assert!(last.died <= next.died, "epochs replace pieces in their order");
+        }
         let Size { pieces, bytes } = Size::of(dead);
         self.bytes += bytes;
         self.since.pieces += pieces;
@@ -90,6 +93,7 @@ impl Reclaim {
 
     /// A process is being forked: keep what it may see until the pipe's other end is closed.
     pub(crate) fn guard(&mut self, pipe: Arc<OwnedFd>, epoch: u64) {
+        assert!(self.guards.last().is_none_or(|guard| guard.epoch <= epoch), "epochs go back");
         let mut frozen: Vec<Dead> = self.queue.drain(..).collect();
         frozen.extend(std::mem::take(&mut self.held).into_values().flatten());
         frozen.append(&mut self.viewed);
@@ -106,6 +110,7 @@ impl Reclaim {
                 i += 1;
             }
         }
+        assert!(self.guards.is_sorted_by_key(|guard| guard.epoch), "forks stay in their order");
     }
 
     /// Frees what nothing reaches. `all` also looks again at what views held the last time.
@@ -128,9 +133,12 @@ impl Reclaim {
             self.queue.extend(self.viewed.drain(..));
         }
         self.bytes = 0;
+        let shown = core.epoch();
         let mut alloc = core.arena.alloc();
         while let Some(dead) = self.queue.pop_front() {
             assert!(dead.born <= dead.died, "a piece was replaced before it was made");
+            assert!(dead.died <= shown, "a piece is freed that the head still shows");
+            assert!(dead.offset != 0 && dead.len != 0, "nothing is freed");
             if dead.born <= core.base_epoch() {
                 continue;
             }
@@ -149,6 +157,8 @@ impl Reclaim {
             }
         }
         drop(alloc);
+        let is_pinned = |pin: &u64| pins.binary_search(pin).is_ok();
+        assert!(self.held.keys().all(is_pinned), "a piece is held by a pin that is gone");
         if look {
             (self.looked, self.since) = (Size::of(&self.viewed), Size::default());
         }

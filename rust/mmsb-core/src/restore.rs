@@ -1,29 +1,35 @@
 //! Restoring an epoch: one batch that turns the newest state into an earlier one.
 
+use crate::catalog::PageInfo;
 use crate::delta::{Batch, NewPage};
 use crate::snapshot::Snapshot;
 use crate::{Result, page};
 
+/// Whether two descriptions are of one page. Elements stay what they were made, but under the id of a page another bus
+/// may have another one.
+fn is_one(a: &PageInfo, b: &PageInfo) -> bool {
+    (&a.dtype, a.itemsize, a.location) == (&b.dtype, b.itemsize, b.location)
+}
+
 /// Fills `batch` with what turns `head` into `to`. Names are freed before they are given, so that pages may have
 /// swapped theirs.
 pub(crate) fn plan(head: &Snapshot, to: &Snapshot, batch: &mut Batch) -> Result<()> {
+    assert!(batch.is_empty(), "a restore is all that its batch does");
     let changed = head.changed_pages(to);
-    let both: Vec<u64> = changed
-        .iter()
-        .copied()
-        .filter(|&id| head.slot(id).is_some() && to.slot(id).is_some())
-        .collect();
+    assert!(changed.is_sorted_by(|a, b| a < b), "each page is restored once, in id order");
+    let kept =
+        |id: u64| head.info(id).filter(|have| to.info(id).is_some_and(|to| is_one(have, &to)));
     let renamed =
         |id: u64| head.info(id).map(|info| info.name) != to.info(id).map(|info| info.name);
-    for &id in changed.iter().filter(|&&id| to.slot(id).is_none()) {
+    for &id in changed.iter().filter(|&&id| head.slot(id).is_some() && kept(id).is_none()) {
         batch.delete(id);
     }
-    for &id in both.iter().filter(|&&id| renamed(id)) {
+    for &id in changed.iter().filter(|&&id| kept(id).is_some() && renamed(id)) {
         batch.rename(id, None);
     }
     for &id in &changed {
         let (Some(slot), Some(want)) = (to.slot(id), to.info(id)) else { continue };
-        let Some(have) = head.info(id) else {
+        let Some(have) = kept(id) else {
             batch.create(
                 id,
                 &NewPage {
@@ -64,5 +70,7 @@ pub(crate) fn plan(head: &Snapshot, to: &Snapshot, batch: &mut Batch) -> Result<
             });
         }
     }
+    let is_whole = batch.complete().is_err() || batch.len() >= changed.len();
+    assert!(is_whole, "a page that differs is left as it is");
     Ok(())
 }

@@ -19,7 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::apply::{self, apply};
 use crate::catalog::{Desc, find_page};
 use crate::core::Core;
-use crate::delta::{Batch, Check, Op, Ops};
+use crate::delta::{Batch, Check, MAX_NDIM, Op, Ops};
 use crate::edit::{Dead, Edit};
 use crate::log::Log;
 use crate::museum::{Defect, planted};
@@ -188,6 +188,20 @@ impl Sequencer {
     }
 }
 
+/// What holds of each state and the one before it, however it was made.
+fn check_follows(root: &Root, before: &Root) {
+    assert_eq!(root.epoch, before.epoch + 1, "epochs follow each other");
+    let is_id_given_again = root.next_id < before.next_id && !planted(Defect::IdGivenAgain);
+    assert!(!is_id_given_again, "an id is given once");
+    assert_eq!(root.table == 0, root.pages == 0, "the root counts the pages of its table");
+    assert!(root.pages > 0 || root.bytes == 0 && root.names == 0, "what has no page has no more");
+}
+
+/// A batch is well formed but for a shape that no page can have.
+fn too_many_dimensions(error: &Error) -> Error {
+    Error::new(Code::Argument, format!("{error}; a page has at most {MAX_NDIM}"))
+}
+
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
 }
@@ -205,6 +219,10 @@ impl Core {
         durability: Durability,
         how: &How<'_>,
     ) -> Result<Committed> {
+        if base.is_some_and(|base| !Arc::ptr_eq(base.core(), self)) {
+            let what = "a transaction stands on a snapshot of the newest epoch of its own bus";
+            return Err(Error::new(Code::Argument, what));
+        }
         let time = how.time.unwrap_or_else(now);
         batch.set_prefix(how.source, how.meta);
         let mut seq = if how.wait {
@@ -221,6 +239,7 @@ impl Core {
             build(&Snapshot::sequenced(self, &seq.newest), batch)?;
             batch.set_prefix(how.source, how.meta);
         }
+        batch.complete()?;
         if let Some(base) = base
             && base.epoch() != seq.newest.epoch
             && !planted(Defect::ConflictMissed)
@@ -255,6 +274,8 @@ impl Core {
         } else {
             let dead = std::mem::take(&mut seq_ref.dead);
             let needs_sync = durability == Durability::Disk;
+            let waits = seq_ref.pending.back().map_or(self.epoch(), |last| last.root.epoch);
+            assert_eq!(root.epoch, waits + 1, "epochs wait in their order");
             seq_ref.pending.push_back(Pending { root, needs_sync, dead });
             drop(seq);
             self.wait_published(root.epoch)?;
@@ -266,7 +287,6 @@ impl Core {
     /// Builds the next state in the arena; on failure or without a change everything is given back.
     #[inline]
     fn build_state(&self, seq: &mut Sequencer, batch: &Batch, time: u64) -> Result<(Root, bool)> {
-        batch.complete()?;
         if seq.reclaim.is_due() {
             seq.reclaim.pass(self, false);
         }
@@ -282,6 +302,7 @@ impl Core {
             match done {
                 Ok(true) => {
                     let mut root = edit.root;
+                    check_follows(&root, &seq.newest);
                     root.time = time.max(seq.newest.time);
                     return Ok((root, true));
                 }
@@ -296,6 +317,9 @@ impl Core {
                 Err(_) if planted(Defect::HalfCommitKept) => return Ok((edit.root, true)),
                 Err(error) => {
                     edit.abort();
+                    if error.code == Code::Corruption {
+                        return Err(too_many_dimensions(&error));
+                    }
                     if error.code != Code::OutOfSpace {
                         return Err(error);
                     }
@@ -328,6 +352,7 @@ impl Core {
 
     fn append_failed(&self, seq: &mut Sequencer, epoch: u64, error: Error) -> Error {
         let Sequencer { newest, taken, dead, .. } = seq;
+        assert_eq!(epoch, newest.epoch + 1, "what was not appended was not sequenced");
         Edit::resume(&self.arena, newest, taken, dead).abort();
         if seq.log.as_ref().is_some_and(|log| log.usable().is_ok()) {
             // The log says that nothing of the record is in it: the commit did not happen.
@@ -368,6 +393,7 @@ impl Core {
         };
         let synced = point.sync();
         let mut seq = lock(&self.sequencer);
+        assert!(point.epoch() <= seq.newest.epoch, "what was synced had been sequenced");
         if let Err(error) = synced {
             trace::sync_failed(point.epoch(), &error.message);
             seq.fail(&error);
@@ -384,6 +410,7 @@ impl Core {
         }
         self.durable.fetch_max(point.epoch(), Ordering::Release);
         seq.publish_through(self, point.epoch());
+        assert!(self.epoch() >= point.epoch(), "what is durable is shown");
         trace::sync(point.epoch());
         Ok(())
     }
@@ -407,7 +434,7 @@ impl Core {
         // Pages that this transaction creates have no base to compare with.
         let mut made = std::collections::BTreeSet::new();
         for op in Ops::new(batch.ops()) {
-            match op.map_err(|e| Error::new(Code::Internal, e.0))? {
+            match op.map_err(|e| too_many_dimensions(&apply::malformed(e)))? {
                 Op::Create { id, .. } => {
                     made.insert(id);
                 }
@@ -504,6 +531,7 @@ impl Core {
             retried = true;
             seq.reclaim.pass(self, true);
         };
+        check_follows(&root, &seq.newest);
         seq.newest = root;
         self.publish(&root, &mut seq.dead, &mut seq.reclaim);
         Ok(())

@@ -160,6 +160,39 @@ fn child_open(dir: &Path) {
     assert_eq!(refused.unwrap_err().code, Code::OutOfSpace);
 }
 
+/// Less memory in one piece than a checkpoint gathers its writes in, and enough for all that is small.
+fn child_checkpoint(dir: &Path) {
+    const PIECE: usize = 256 << 10;
+    let options = Options { max_memory: Some(8 << 20), ..os() };
+    let bus = Bus::create(dir, &options).unwrap();
+    (1..=40).for_each(|id| create_page(&bus, id, 50_000).unwrap());
+    let now = digest(&bus);
+    let mut taken: Vec<Vec<u8>> = Vec::with_capacity(1 << 10);
+    leave(0);
+    loop {
+        let mut piece = Vec::new();
+        if piece.try_reserve_exact(PIECE).is_err() {
+            break;
+        }
+        taken.push(piece);
+    }
+    taken.truncate(taken.len().saturating_sub(2));
+    let refused = bus.checkpoint().unwrap_err();
+    assert_eq!(refused.code, Code::OutOfSpace, "{refused}");
+    // Reading needs no more than it has to keep.
+    match bus.verify(&mut |_, _| {}) {
+        Ok(report) => assert_eq!(report.problems.len(), 0),
+        Err(error) => assert_eq!(error.code, Code::OutOfSpace, "{error}"),
+    }
+    assert_eq!((bus.epoch(), digest(&bus)), (40, now));
+    drop(taken);
+    leave(64 << 20);
+    assert_eq!(bus.checkpoint().unwrap(), 40);
+    create_page(&bus, 41, 1000).unwrap();
+    println!("left {} {:032x}", bus.epoch(), digest(&bus));
+    bus.close().unwrap();
+}
+
 /// No room for the stack of another thread: the log goes on without its helpers.
 fn child_threads(dir: &Path) {
     let options = Options { segment_bytes: Some(64 << 10), max_memory: Some(8 << 20), ..os() };
@@ -251,11 +284,12 @@ fn roll_without_a_descriptor(dir: &Path, options: &Options, many: u64) {
     assert_eq!(bus.verify(&mut |_, _| {}).unwrap().problems.len(), 0);
 }
 
-const PARTS: [(&str, fn(&Path)); 6] = [
+const PARTS: [(&str, fn(&Path)); 7] = [
     ("store", child_store),
     ("memory", child_memory),
     ("log", child_log),
     ("open", child_open),
+    ("checkpoint", child_checkpoint),
     ("threads", child_threads),
     ("descriptors", child_descriptors),
 ];
@@ -342,6 +376,19 @@ fn a_store_that_does_not_fit_does_not_open() {
     drop(bus);
     run("open", &dir);
     check_store(&dir, &now);
+}
+
+#[test]
+fn a_checkpoint_that_finds_no_memory_is_made_later() {
+    let _watch = common::watch();
+    if common::is_sanitized() {
+        return;
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join("bus");
+    let left = left(&run("checkpoint", &dir));
+    check_store(&dir, &left);
+    assert!(dir.join("checkpoints/0000000000000028.ckpt").exists());
 }
 
 #[test]

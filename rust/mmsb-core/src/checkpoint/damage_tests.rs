@@ -2,6 +2,9 @@
 
 use super::tests::*;
 use super::*;
+use crate::hash::h64;
+use crate::snapshot::Snapshot;
+use crate::vfs::write_all_at;
 
 /// One bit of every byte that matters, one of many in the pages: always found by `verify`, never a wrong state.
 #[test]
@@ -103,6 +106,14 @@ fn headers_that_lie() {
     };
     assert_eq!(lie(&inside), corrupt(96));
     assert_eq!(lie(&|head| set(head, 104, u64::MAX)), corrupt(96));
+    // An epoch past which none could be counted.
+    for epoch in [1 << 63, u64::MAX - 1, u64::MAX] {
+        let far = File { epoch, ..file.clone() };
+        assert_eq!(refused(&far, &far.encode()), corrupt(56));
+    }
+    let last = File { epoch: (1 << 63) - 1, ..file.clone() };
+    let core = loaded(&only(last.epoch, &last.encode()), &last, &mut Vec::new()).unwrap();
+    assert_eq!(core.epoch(), last.epoch);
     for at in [152, 1000, 4087] {
         assert_eq!(lie(&|head| head[at] = 1), corrupt(96));
     }
@@ -117,6 +128,27 @@ fn headers_that_lie() {
     loaded(&only(3, &minor), &file, &mut Vec::new()).unwrap();
 }
 
+/// An index that says it is larger than any memory: nothing is wrong with the file.
+#[test]
+fn an_index_without_memory() {
+    let (_, _, file) = world();
+    let bytes = file.encode_with(&mut |_| {}, &mut |head| {
+        let index_at = get(head, 96);
+        set(head, 104, (1 << 60) - index_at);
+        set(head, 112, 1 << 60);
+    });
+    let vfs = only(3, &bytes);
+    vfs.open(&path(store(), 3), OpenKind::ReadWrite).unwrap().set_len(1 << 60).unwrap();
+    let lacking = ((1u64 << 60) - get(&bytes, 96)).to_string();
+    for error in [
+        verify(&vfs, store(), 3, file.uuid).unwrap_err(),
+        loaded(&vfs, &file, &mut Vec::new()).unwrap_err(),
+    ] {
+        assert_eq!(error.code, Code::OutOfSpace);
+        assert!(error.message.contains(&lacking), "{error}");
+    }
+}
+
 /// What only loading can see: the state, and tags.
 #[test]
 fn states_that_lie() {
@@ -128,10 +160,6 @@ fn states_that_lie() {
     let other = File { digest: file.digest ^ 1 << 100, ..file.clone() };
     assert_eq!(load_only(&file, &other.encode()), (Code::Corruption, Some(136)));
     let index_at = Some(get(&file.encode(), 96));
-    let more = file.encode_with(&mut |index| index.push(0), &mut |_| {});
-    assert_eq!(load_only(&file, &more), (Code::Corruption, index_at));
-    let fewer = file.encode_with(&mut |index| index.truncate(index.len() - 1), &mut |_| {});
-    assert_eq!(load_only(&file, &fewer), (Code::Corruption, index_at));
     let tags = file.encode_with(&mut |_| {}, &mut |head| set(head, 88, 3));
     assert_eq!(load_only(&file, &tags), (Code::Corruption, index_at));
     // A description of the future, and bytes of it.
@@ -143,6 +171,25 @@ fn states_that_lie() {
             assert_eq!(load_only(&wrong, &wrong.encode()), (Code::Corruption, index_at));
         }
     }
+}
+
+/// An index that ends anywhere but where it has to, with the right hash.
+#[test]
+fn an_index_of_another_length() {
+    let (_, _, mut file) = world();
+    // Few pages, so that all lengths are tried.
+    file.pages.truncate(4);
+    file.pages.remove(2);
+    let index_at = Some(get(&file.encode(), 96));
+    let len = get(&file.encode(), 104) as usize;
+    for cut in 0..len {
+        let short = file.encode_with(&mut |index| index.truncate(cut), &mut |_| {});
+        assert_eq!(refused(&file, &short), (Code::Corruption, index_at), "{cut} of {len}");
+    }
+    let long = file.encode_with(&mut |index| index.push(0), &mut |_| {});
+    assert_eq!(refused(&file, &long), (Code::Corruption, index_at));
+    // Without what is wrong with them they are sound.
+    assert_eq!(verify(&only(3, &file.encode()), store(), 3, file.uuid).unwrap().1, file.digest);
 }
 
 /// Entries whose hash is right and which say what cannot be.
@@ -224,6 +271,13 @@ fn gaps() {
     let error = verified(&file, &dirty).unwrap_err();
     assert_eq!((error.code, error.detail.offset), (Code::Corruption, Some(8191)));
     assert!(error.message.contains("padding"), "{error}");
+    // The same before the index.
+    let odd = File { pages: vec![page(1, None, vec![7; 3], 1)], tags: vec![], ..file.clone() };
+    verified(&odd, &odd.encode()).unwrap();
+    let mut dirty = odd.encode();
+    dirty[4096 + 3] = 1;
+    let error = verified(&odd, &dirty).unwrap_err();
+    assert_eq!((error.code, error.detail.offset), (Code::Corruption, Some(4096 + 3)));
 }
 
 /// Pages and tags that no bus can have: twice, out of order, of the future, with names that are none.
@@ -240,6 +294,8 @@ fn states_that_no_bus_has() {
     };
     refused(&|file| file.next_id = 10);
     refused(&|file| file.next_id = 0);
+    refused(&|file| file.next_id = crate::apply::MAX_ID + 1);
+    refused(&|file| file.next_id = u64::MAX);
     refused(&|file| file.pages.swap(2, 3));
     refused(&|file| file.pages[3].info.id = 3);
     refused(&|file| file.pages[3].info.name = Some("grid".into()));
@@ -251,6 +307,15 @@ fn states_that_no_bus_has() {
     refused(&|file| file.tags[1].1 = 4);
     refused(&|file| (file.epoch, file.tags) = (0, vec![]));
     refused(&|file| (file.epoch, file.pages) = (0, vec![]));
+    let mut first = page(1, None, vec![], 0);
+    first.info.desc_epoch = 0;
+    let none = File { epoch: 0, pages: vec![first], tags: vec![], ..file.clone() };
+    refused(&|file| *file = none.clone());
+    refused(&|file| *file = File { pages: vec![], tags: vec![("t".into(), 0)], ..none.clone() });
+    // More of them than can be counted.
+    let bytes = none.encode_with(&mut |_| {}, &mut |head| set(head, 88, u64::MAX));
+    let error = loaded(&only(0, &bytes), &none, &mut Vec::new()).unwrap_err();
+    assert_eq!((error.code, error.detail.offset), (Code::Corruption, Some(get(&bytes, 96))));
     // Two pages at one place: their hashes hold.
     let same = |at| {
         let pages = vec![page(1, None, vec![7; 8], 1), Page { at, ..page(2, None, vec![7; 8], 1) }];

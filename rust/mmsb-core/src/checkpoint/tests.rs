@@ -1,14 +1,20 @@
 //! Checkpoints against a second encoder, made from FORMAT.md: byte by byte, damaged everywhere, and written wrong.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::arena::faults;
 use crate::catalog::PageInfo;
-use crate::delta::Batch;
+use crate::core::Core;
+use crate::delta::{Batch, NewPage};
+use crate::hash::{h64, h128};
 use crate::history::{BACKING, Store};
 use crate::keeper;
 use crate::log::double::{Call, Double};
+use crate::log::{put_text, put_varint};
 use crate::sequence::How;
-use crate::vfs::{RamVfs, read_full_at};
+use crate::snapshot::Snapshot;
+use crate::vfs::{RamVfs, read_full_at, write_all_at};
 use crate::{Bus, Durability, Options};
 
 const STORE: &str = "/s";
@@ -504,6 +510,12 @@ fn thinning() {
     let store = Store { vfs: double.vfs(), ..store };
     keeper::thin(&store, &[]).unwrap();
     put(&double, 18, &File { epoch: 18, automatic: true, ..file.clone() }.encode());
-    double.fail(|call| (call.what == "unlink").then(|| io::Error::from_raw_os_error(EIO)));
-    assert_eq!(keeper::thin(&store, &[]).unwrap_err().detail.errno, Some(EIO));
+    for what in ["list", "open", "unlink"] {
+        double.fail(move |call| (call.what == what).then(|| io::Error::from_raw_os_error(EIO)));
+        assert_eq!(keeper::thin(&store, &[]).unwrap_err().detail.errno, Some(EIO), "{what}");
+        double.heal();
+        assert!(list(&double, &store.dir).unwrap().contains(&18));
+    }
+    keeper::thin(&store, &[]).unwrap();
+    assert_eq!(list(&double, &store.dir).unwrap(), [1, 2, 5, 13, 17, 19, 20, 21]);
 }

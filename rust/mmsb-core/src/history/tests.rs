@@ -167,6 +167,105 @@ fn a_damaged_checkpoint_is_passed_over() {
     assert!(load_newest(&store, [9].into_iter(), small().unwrap(), &small, &mut |_, _| {}).is_ok());
 }
 
+/// What a replay cannot begin or end with is an error of its own, and the next one works.
+#[test]
+fn calls_that_fail_once() {
+    let (double, bus, digests) = nine();
+    let store = store(&bus, double.vfs());
+    let eio = || std::io::Error::from_raw_os_error(5);
+    let mut tried = 0;
+    for what in ["list", "open", "size", "read"] {
+        for dir in ["log", "checkpoints"] {
+            double.fail(move |call| {
+                let names = call.path.ends_with(dir)
+                    || call.path.parent().is_some_and(|p| p.ends_with(dir));
+                (call.what == what && names).then(eio)
+            });
+            let begun = Replay::begin(&store, &Base::Store, 7, 16 << 20);
+            let failed = begun.and_then(|replay| replay.to(&store, 7)).unwrap_err();
+            assert_eq!(
+                (failed.code, failed.detail.errno),
+                (Code::Storage, Some(5)),
+                "{what} {dir}"
+            );
+            if dir == "log" {
+                let listed =
+                    LogIter::new(&store, 1, 9, false).and_then(|mut iter| iter.next().unwrap());
+                assert_eq!(listed.unwrap_err().detail.errno, Some(5), "{what}");
+            }
+            double.heal();
+            let replay = Replay::begin(&store, &Base::Store, 7, 16 << 20).unwrap();
+            assert_eq!(replay.to(&store, 7).unwrap().digest(), digests[7]);
+            tried += 1;
+        }
+    }
+    assert_eq!(tried, 8);
+    // All slots of the engine that was brought there are taken.
+    let replay = Replay::begin(&store, &Base::Store, 7, 16 << 20).unwrap();
+    let taken: Vec<_> = std::iter::from_fn(|| replay.core.pins.claim().ok()).collect();
+    assert_eq!(replay.to(&store, 7).unwrap_err().code, Code::TooManySnapshots);
+    replay.core.pins.release(taken[0]);
+    assert_eq!(replay.to(&store, 7).unwrap().digest(), digests[7]);
+    // The engine that was to take the place of one filled from a damaged checkpoint.
+    let file = double.open(&checkpoint::path(&store.dir, 5), OpenKind::ReadWrite).unwrap();
+    write_all_at(&*file, 4100, b"!").unwrap();
+    let fresh = || Err(Error::new(Code::OutOfSpace, "no engine"));
+    let core = Core::new(BACKING, 16 << 20, false).unwrap();
+    let done = load_newest(&store, [5].into_iter(), core, &fresh, &mut |_, _| {});
+    assert_eq!(done.unwrap_err().code, Code::OutOfSpace);
+}
+
+/// More dimensions than a page can have: wrong of whoever gives them, and damage where a file has them.
+#[test]
+fn too_many_dimensions() {
+    let bus = Bus::memory(&Options { max_memory: Some(64 << 20), ..Options::default() }).unwrap();
+    let commit = |base: Option<&Snapshot>, fill: &dyn Fn(&mut Batch)| {
+        let mut batch = Batch::new();
+        fill(&mut batch);
+        bus.commit(&mut batch, base, &how(0))
+    };
+    let most = [1; 64];
+    commit(None, &|batch| batch.create(1, &NewPage { shape: &most, ..new(None, 1) })).unwrap();
+    let base = bus.snapshot().unwrap();
+    commit(None, &|batch| batch.set_meta(1, "{}")).unwrap();
+    let before = bus.snapshot().unwrap();
+    for count in [65, 300] {
+        let shape = vec![1; count];
+        let create = |batch: &mut Batch| {
+            batch.write(1, 0, b"y");
+            batch.create(2, &NewPage { shape: &shape, ..new(Some("many"), 1) });
+        };
+        let resize = |batch: &mut Batch| batch.resize(1, &shape, 1);
+        // Also where the operations are looked at before they are applied.
+        for base in [None, Some(&base), Some(&before)] {
+            for fill in [&create as &dyn Fn(&mut Batch), &resize] {
+                let error = commit(base, fill).unwrap_err();
+                assert_eq!(error.code, Code::Argument, "{error}");
+                assert!(error.message.contains("dimensions") && error.message.contains("64"));
+                let now = bus.snapshot().unwrap();
+                assert_eq!((now.epoch(), now.digest()), (2, before.digest()));
+                assert_eq!((now.next_id(), now.find("many")), (2, None));
+            }
+        }
+        let mut batch = Batch::new();
+        resize(&mut batch);
+        let core = Core::new(BACKING, 16 << 20, false).unwrap();
+        let commit = log::Commit {
+            epoch: 1,
+            time: 1,
+            source: None,
+            meta: None,
+            ops: batch.ops(),
+            offset: 4200,
+            file: Path::new("/s/log/x.mlog"),
+        };
+        let error = at_record(core.replay(1, 1, commit.ops).unwrap_err(), &commit);
+        assert_eq!((error.code, error.detail.offset), (Code::Corruption, Some(4200)));
+        assert_eq!((core.epoch(), core.log_and_page_bytes()), (0, (0, 0)));
+    }
+    commit(None, &|batch| batch.resize(1, &most[..3], 1)).unwrap();
+}
+
 /// A record that is sound and does not fit the state is damage of its place; a full memory is not.
 #[test]
 fn records_that_do_not_fit() {
@@ -291,4 +390,74 @@ fn a_restore_writes_what_differs() {
     assert_eq!(bus.snapshot().unwrap().digest(), digest);
     assert_eq!(bus.restore(&head, &how(0)).unwrap().epoch, 4);
     assert_eq!(bus.snapshot().unwrap().digest(), head.digest());
+}
+
+/// What another bus has under the id of a page is another page, down to what only an empty one can differ in.
+#[test]
+fn a_restore_from_another_bus() {
+    let options = Options { max_memory: Some(64 << 20), ..Options::default() };
+    let with = |fill: &dyn Fn(&mut Batch)| {
+        let bus = Bus::memory(&options).unwrap();
+        let mut batch = Batch::new();
+        fill(&mut batch);
+        bus.commit(&mut batch, None, &how(0)).unwrap();
+        bus
+    };
+    let here = with(&|batch| {
+        batch.create(
+            1,
+            &NewPage { shape: &[8], dtype: "\"<i4\"", itemsize: 4, ..new(Some("a"), 32) },
+        );
+        batch.create(2, &NewPage { shape: &[0], itemsize: 4, ..new(Some("b"), 0) });
+        batch.create(3, &NewPage { shape: &[2], ..new(None, 2) });
+        batch.create(4, &NewPage { shape: &[2], ..new(Some("same"), 2) });
+        batch.write(1, 0, &[1; 32]);
+    });
+    let there = with(&|batch| {
+        batch.create(
+            1,
+            &NewPage { shape: &[8], dtype: "\"<f4\"", itemsize: 4, ..new(Some("b"), 32) },
+        );
+        batch.create(2, &NewPage { shape: &[0], itemsize: 8, ..new(Some("a"), 0) });
+        batch.create(3, &NewPage { shape: &[2], location: 1, ..new(None, 2) });
+        batch.create(4, &NewPage { shape: &[2], ..new(Some("same"), 2) });
+        batch.write(1, 0, &[1; 32]);
+    });
+    let (was, to) = (here.snapshot().unwrap(), there.snapshot().unwrap());
+    assert_eq!(was.changed_pages(&to), [1, 2, 3]);
+    here.restore(&to, &how(0)).unwrap();
+    let now = here.snapshot().unwrap();
+    assert_eq!(now.digest(), to.digest());
+    assert_ne!(now.digest(), was.digest());
+    let told = |at: &Snapshot| -> Vec<_> {
+        let tell = |i: crate::PageInfo| (i.id, i.name, i.dtype, i.itemsize, i.shape, i.location);
+        at.infos().into_iter().map(tell).collect()
+    };
+    assert_eq!(told(&now), told(&to));
+    assert_eq!(now.view(1).unwrap().bytes(), [1; 32]);
+    here.restore(&was, &how(0)).unwrap();
+    assert_eq!(here.snapshot().unwrap().digest(), was.digest());
+}
+
+/// A transaction that stands on what is no snapshot of its engine: of another bus, of a fork, or of a past epoch.
+#[test]
+fn a_base_of_another_engine() {
+    let (_, bus, digests) = nine();
+    let other = Bus::memory(&Options { max_memory: Some(64 << 20), ..Options::default() }).unwrap();
+    let mut batch = Batch::new();
+    batch.create(1, &NewPage { shape: &[20_000], ..new(None, 20_000) });
+    batch.write(1, 0, &[7; 20_000]);
+    other.commit(&mut batch, None, &how(1)).unwrap();
+    let fork = bus.fork(&bus.snapshot().unwrap()).unwrap();
+    for base in [other.snapshot(), fork.snapshot(), bus.snapshot_at(7)] {
+        let base = base.unwrap();
+        batch.clear();
+        batch.write(1, 90, b"0123456789");
+        batch.check_read(1);
+        let error = bus.commit(&mut batch, Some(&base), &how(10)).unwrap_err();
+        assert_eq!(error.code, Code::Argument, "{error}");
+        assert_eq!((bus.epoch(), bus.snapshot().unwrap().digest()), (9, digests[9]));
+    }
+    let base = bus.snapshot().unwrap();
+    assert_eq!(bus.commit(&mut batch, Some(&base), &how(10)).unwrap().epoch, 10);
 }

@@ -9,8 +9,16 @@ use crate::sync::lock;
 
 const LEN: u64 = 64;
 
+/// What is freed was replaced by an epoch that is shown.
+fn show(core: &Core, epoch: u64) {
+    let newest = lock(&core.sequencer).newest;
+    core.adopt(&crate::root::Root { epoch, ..newest });
+}
+
 fn core() -> Arc<Core> {
-    Core::new(Backing::Heap, 8 << 20, false).unwrap()
+    let core = Core::new(Backing::Heap, 8 << 20, false).unwrap();
+    show(&core, 20);
+    core
 }
 
 fn piece(core: &Core, born: u64, died: u64, kind: DeadKind) -> Dead {
@@ -200,7 +208,7 @@ fn forked_children_hold_what_was_there() {
 /// What a fork shares with its parent is not the fork's to free.
 #[test]
 fn pieces_of_the_parent() {
-    let parent = core();
+    let parent = Core::new(Backing::Heap, 8 << 20, false).unwrap();
     for epoch in 1..=3 {
         let mut batch = crate::Batch::new();
         batch.tag("t", Some(epoch - 1), true);
@@ -210,10 +218,34 @@ fn pieces_of_the_parent() {
     let before = used(&fork);
     let pieces: Vec<Dead> =
         (2..=5).map(|born| piece(&fork, born, born + 5, DeadKind::Node)).collect();
+    show(&fork, 20);
     let mut reclaim = Reclaim::default();
     reclaim.retire(&mut pieces.clone());
     reclaim.pass(&fork, true);
     assert_eq!(waiting(&reclaim), [0; 0]);
     // Epochs 2 and 3 are the parent's.
     assert_eq!(used(&fork), before + 2);
+}
+
+/// A piece that the head still shows, and one that was replaced before the last: told before memory is given away.
+#[test]
+fn what_only_a_bug_can_retire() {
+    let trips = |work: &dyn Fn(&Core, &mut Reclaim)| {
+        let core = core();
+        let before = used(&core);
+        let mut reclaim = Reclaim::default();
+        let work = std::panic::AssertUnwindSafe(|| work(&core, &mut reclaim));
+        let told = std::panic::catch_unwind(work).unwrap_err();
+        (told.downcast_ref::<&str>().map_or(String::new(), |s| s.to_string()), used(&core) - before)
+    };
+    let early = trips(&|core, reclaim| {
+        reclaim.retire(&mut vec![piece(core, 1, 21, DeadKind::Node)]);
+        reclaim.pass(core, true);
+    });
+    assert_eq!(early, ("a piece is freed that the head still shows".into(), 1));
+    let back = trips(&|core, reclaim| {
+        reclaim.retire(&mut vec![piece(core, 1, 9, DeadKind::Node)]);
+        reclaim.retire(&mut vec![piece(core, 1, 8, DeadKind::Node)]);
+    });
+    assert_eq!(back, ("epochs replace pieces in their order".into(), 2));
 }

@@ -1,0 +1,146 @@
+//! A checkpoint's header: what it says, and its bytes.
+
+use std::path::Path;
+
+use super::damage;
+use crate::apply::MAX_ID;
+use crate::hash::h64;
+use crate::{Code, Error, Result};
+
+pub(super) const HEADER: usize = 4096;
+const MAGIC: [u8; 16] = *b"\x89MMSB ckpt\r\n\x1a\n\0\xff";
+const MAJOR: u16 = 1;
+/// No log gets so far; so that epochs can be counted on without an overflow.
+const MAX_EPOCH: u64 = 1 << 63;
+
+// Where the fields are.
+const VERSION: usize = 16;
+const AUTOMATIC: usize = 20;
+const REQUIRED: usize = 24;
+const OPTIONAL: usize = 32;
+const UUID: usize = 40;
+const EPOCH: usize = 56;
+const INDEX_AT: usize = 96;
+const SIZE: usize = 112;
+const INDEX_HASH: usize = 120;
+const DIGEST: usize = 136;
+const END: usize = 152;
+const SUM: usize = HEADER - 8;
+
+const _: () = {
+    assert!(VERSION == MAGIC.len() && UUID == OPTIONAL + 8 && EPOCH == UUID + 16);
+    assert!(INDEX_AT == EPOCH + 5 * 8 && SIZE == INDEX_AT + 2 * 8 && INDEX_HASH == SIZE + 8);
+    assert!(DIGEST == INDEX_HASH + 16 && END == DIGEST + 16 && END < SUM);
+};
+
+/// What a checkpoint's header says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) automatic: bool,
+    pub(super) uuid: [u8; 16],
+    pub(super) epoch: u64,
+    pub(super) time: u64,
+    pub(super) next_id: u64,
+    pub(super) pages: u64,
+    pub(super) tags: u64,
+    pub(super) index_at: u64,
+    pub(super) index_len: u64,
+    pub(super) index_hash: u128,
+    pub(super) digest: u128,
+}
+
+fn word(head: &[u8; HEADER], at: usize) -> u64 {
+    head[at..at + 8].iter().rev().fold(0, |all, &b| all << 8 | u64::from(b))
+}
+
+fn wide(head: &[u8; HEADER], at: usize) -> u128 {
+    u128::from(word(head, at)) | u128::from(word(head, at + 8)) << 64
+}
+
+/// Whether the bytes are what was written.
+pub(super) fn is_whole(head: &[u8; HEADER]) -> bool {
+    word(head, SUM) == h64(&head[..SUM])
+}
+
+/// Whether the checkpoint was made without being asked for.
+pub(super) fn is_automatic(head: &[u8; HEADER]) -> bool {
+    head[AUTOMATIC] == 1
+}
+
+impl Header {
+    /// The size of the file.
+    pub(super) fn size(&self) -> u64 {
+        self.index_at + self.index_len
+    }
+
+    pub(super) fn encode(&self) -> [u8; HEADER] {
+        assert!(self.index_at >= HEADER as u64, "the index lies behind the header");
+        assert!(self.index_at.is_multiple_of(8), "the index is aligned");
+        assert!(self.epoch < MAX_EPOCH, "a log has come to the end of its epochs");
+        assert!(self.next_id >= 1 && self.next_id <= MAX_ID, "ids are within their range");
+        let is_empty = self.pages == 0 && self.tags == 0;
+        assert!(self.epoch > 0 || is_empty, "there is something before the first commit");
+        assert!(self.pages + self.tags <= self.index_len, "an entry takes no bytes");
+        let mut head = [0; HEADER];
+        head[..VERSION].copy_from_slice(&MAGIC);
+        head[VERSION..VERSION + 2].copy_from_slice(&MAJOR.to_le_bytes());
+        head[AUTOMATIC] = u8::from(self.automatic);
+        head[UUID..EPOCH].copy_from_slice(&self.uuid);
+        let words = [self.epoch, self.time, self.next_id, self.pages, self.tags];
+        let places = [self.index_at, self.index_len, self.size()];
+        let fields = head[EPOCH..INDEX_HASH].chunks_exact_mut(8);
+        assert_eq!(fields.len(), words.len() + places.len(), "each number has its field");
+        for (field, word) in fields.zip(words.into_iter().chain(places)) {
+            field.copy_from_slice(&word.to_le_bytes());
+        }
+        head[INDEX_HASH..DIGEST].copy_from_slice(&self.index_hash.to_le_bytes());
+        head[DIGEST..END].copy_from_slice(&self.digest.to_le_bytes());
+        let sum = h64(&head[..SUM]);
+        head[SUM..].copy_from_slice(&sum.to_le_bytes());
+        head
+    }
+
+    /// Decodes the header of a file of `size` bytes that is to be the checkpoint of `epoch` in the store `uuid`.
+    pub(super) fn decode(
+        head: &[u8; HEADER],
+        path: &Path,
+        epoch: u64,
+        uuid: [u8; 16],
+        size: u64,
+    ) -> Result<Header> {
+        let bad = |offset: usize, what: &str| Err(damage(path, offset as u64, epoch, what));
+        if head[..VERSION] != MAGIC || !is_whole(head) {
+            return bad(0, "the checkpoint's header is damaged");
+        }
+        if word(head, VERSION) as u16 != MAJOR || word(head, REQUIRED) != 0 {
+            let what = format!("{} is of another version of MMSB; use that one", path.display());
+            let mut error = Error::new(Code::FormatVersion, what);
+            error.detail.file = Some(path.to_path_buf());
+            return Err(error);
+        }
+        if head[UUID..EPOCH] != uuid || word(head, EPOCH) != epoch {
+            return bad(UUID, "the checkpoint is of another store or epoch");
+        }
+        if epoch >= MAX_EPOCH {
+            return bad(EPOCH, "no log gets to this epoch");
+        }
+        let (index_at, index_len) = (word(head, INDEX_AT), word(head, INDEX_AT + 8));
+        let fits = index_at.checked_add(index_len) == Some(size) && word(head, SIZE) == size;
+        if !fits || index_at < HEADER as u64 || head[END..SUM].iter().any(|&b| b != 0) {
+            return bad(INDEX_AT, "the checkpoint's size is not what it says");
+        }
+        Ok(Header {
+            automatic: is_automatic(head),
+            uuid,
+            epoch,
+            time: word(head, EPOCH + 8),
+            next_id: word(head, EPOCH + 16),
+            pages: word(head, EPOCH + 24),
+            tags: word(head, EPOCH + 32),
+            index_at,
+            index_len,
+            index_hash: wide(head, INDEX_HASH),
+            digest: wide(head, DIGEST),
+        })
+    }
+}
