@@ -162,11 +162,11 @@ class Victim:
         """Use the bus in every way."""
         for epoch in range(self.bus.epoch + 1):
             self.use(lambda epoch=epoch: self.epoch(epoch))  # type: ignore[misc]
-        for way in (self.log, self.diff, self.bus.verify):
-            self.use(way)
+        ways: list[Callable[[], object]] = [self.log, self.diff, self.bus.verify]
         if self.case.who != "r" and self.bus.epoch < MOST - 5:
-            for way in (self.commit, self.bus.sync, self.bus.checkpoint, self.commit):
-                self.use(way)
+            ways += [self.commit, self.bus.sync, self.bus.checkpoint, self.commit]
+        for way in ways:
+            self.use(way)
         self.is_mapped_as_it_should()
 
     def live(self, harm: Callable[[], None], is_harmed: Callable[[], bool]) -> None:
@@ -266,7 +266,8 @@ def meets(store: Path, case: Case, right: list[dict[str, bytes]], seed: int) -> 
 
 def arena(store: Path, kind: str) -> int:
     """The memory of a bus can be shrunk by nobody; how many ways of asking were refused."""
-    bus = mmsb.Bus() if kind == "memory" else mmsb.open(store, mode=kind)
+    core = _core.Core.memory() if kind == "memory" else _core.Core.open(str(store), kind)
+    bus = mmsb.Bus._of(core)
     if kind == "memory":
         bus.create_page("ring", data=range(1000))
     with bus, bus.snapshot() as snap:

@@ -42,6 +42,8 @@ LIMIT_SECONDS = 900
 MAX_MEMORY = 128 << 20
 # Memory for small pieces is counted in slabs of 64 KiB, and older pieces may lie in more of them.
 SLACK = 1 << 20
+# What some twenty readers at once may show of pages of 50 kB.
+MOST_OLD = 4 << 20
 BLOCK = 16384
 PR_SET_PDEATHSIG = 1
 prctl = ctypes.CDLL(None).prctl
@@ -231,8 +233,12 @@ class Host:
 
     def reads(self, readers: int, stop: int) -> None:
         """Fork so many readers, and commit on until the pipe is closed."""
+        files = len(proof.open_files())
         for _ in range(readers):
             self.fork()
+            # Two pipes are here for each that lives; those that are gone hold nothing for long.
+            assert len(proof.open_files()) <= files + 3 * len(self.readers) + 16
+            assert self.bus.stats()["old_version_bytes"] < MOST_OLD
             self.commit(self.rng.randrange(8))
             if self.rng.random() < 0.05:
                 compare(self.bus, self.bus.epoch, self.expected.state())
@@ -263,9 +269,9 @@ def life(
     if readers:
         host.reads(readers, stop)
         commits = host.bus.epoch
-    host.commit(commits - host.bus.epoch + 20)
-    stats = host.base()
+    host.commit(commits - host.bus.epoch + 100)
     assert proof.held() == before, sorted(proof.held() ^ before)
+    stats = host.base()
     compare(host.bus, host.bus.epoch, host.expected.state())
     report = host.bus.verify()
     assert report.ok, report.problems
@@ -307,7 +313,7 @@ def openers(store: Path, count: int, rng: random.Random) -> Counter[str]:
 def orphans(store: Path, kind: str, count: int, rng: random.Random) -> Counter[str]:
     """Hosts that are killed while a forked reader lives on: the next host opens at once."""
     seen: Counter[str] = Counter()
-    with mmsb.create(store, durability=kind) as bus:
+    with mmsb.Bus._of(_core.Core.create(str(store), kind)) as bus:
         commit(bus)
     for _ in range(count):
         stdin, go = os.pipe()
@@ -345,9 +351,10 @@ def orphans(store: Path, kind: str, count: int, rng: random.Random) -> Counter[s
                 compare(bus, commit(bus), expected.at(bus.epoch))
                 assert bus.verify().ok
         finally:
-            os.close(go)
-            os.close(stdin)
-            os.close(orphan)
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(orphan, signal.SIGKILL)
+            for fd in (go, stdin, orphan):
+                os.close(fd)
         assert not said(pipe)
         seen["outlived"] += 1
     return seen
@@ -377,12 +384,18 @@ def hosted(
     os.close(stop)
     try:
         seen = openers(store, opened, rng)
-    finally:
         os.close(go)
         text = said(pipe)
+    finally:
+        os.kill(pid, signal.SIGKILL)  # it has ended if all went well
         os.waitpid(pid, 0)
     commits, stats, counted = json.loads(text)
     return commits, stats, seen + Counter(counted)
+
+
+def too_long(*_: object) -> None:
+    """Nothing here may take so long; raised, so that what runs is ended."""
+    raise TimeoutError(f"more than {LIMIT_SECONDS} s")
 
 
 def run(kind: str, folder: Path, readers: int, rng: random.Random) -> Counter[str]:
@@ -411,6 +424,7 @@ def main() -> None:
     asked = parser.parse_args()
     seen: Counter[str] = Counter()
     left = asked.readers
+    signal.signal(signal.SIGALRM, too_long)
     for i in itertools.count():
         if not left:
             break
