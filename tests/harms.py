@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,18 +89,17 @@ def harm(store: Path, target: str, way: str, seed: int) -> None:
         files = [max((store / "log").iterdir())]
     elif target in TOGETHER:
         files = sorted((store / "log" if target == "the log" else store).rglob("*"))
-    for file in files:
-        if not file.is_file():
-            continue
-        size = file.stat().st_size
-        if way == "replaced":
-            other = file.with_name("noise")
-            other.write_bytes(random.Random(seed).randbytes(size))
-            other.replace(file)
-        elif way == "removed":
-            file.unlink()
-        else:
-            os.truncate(file, size // 2 if way == "halved" else 0)
+    for file in filter(Path.is_file, files):
+        with suppress(FileNotFoundError):  # an unfinished checkpoint, which its host has removed
+            size = file.stat().st_size
+            if way == "replaced":
+                other = file.with_name("noise")
+                other.write_bytes(random.Random(seed).randbytes(size))
+                other.replace(file)
+            elif way == "removed":
+                file.unlink()
+            else:
+                os.truncate(file, size // 2 if way == "halved" else 0)
 
 
 def mapped(store: Path) -> set[str]:
@@ -131,7 +131,7 @@ class Victim:
         self.maps |= bool(paths)
         for path in paths:
             newest = Path(path.removesuffix(" (deleted)")).name
-            there = {p.name for p in self.store.glob("log/*")} - {newest}
+            there = {p.name for p in self.store.glob("log/*.mlog")} - {newest}
             assert all(name < newest for name in there), (path, there)
 
     def epoch(self, epoch: int) -> None:
@@ -216,13 +216,17 @@ class Victim:
                 self.use(lambda epoch=epoch: self.epoch(epoch))  # type: ignore[misc]
 
 
-def survives(body: Callable[[], object]) -> Any:
-    """Run this in a process of its own, which must end well, and give what it returned."""
-    pid, pipe = forked(lambda write: _tell(write, body()))
+def ended_well(pid: int, pipe: int) -> bytes:
+    """What a process said that ended by itself, and by no signal."""
     text = said(pipe)
     ended = os.waitpid(pid, 0)[1]
     assert ended == 0, f"ended by {ended}: {text.decode()}"
-    return json.loads(text)
+    return text
+
+
+def survives(body: Callable[[], object]) -> Any:
+    """Run this in a process of its own and give what it returned."""
+    return json.loads(ended_well(*forked(lambda write: _tell(write, body()))))
 
 
 def _tell(pipe: int, what: object) -> None:
@@ -249,18 +253,17 @@ def meets(store: Path, case: Case, right: list[dict[str, bytes]], seed: int) -> 
         _tell(pipe, [victim.errors.total(), victim.maps])
 
     pid, pipe = forked(body)
-    while not (
-        by_itself or flags[0] or os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    ):
-        time.sleep(0.001)
     if not by_itself:
+        look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        while not flags[0] and not os.waitid(os.P_PID, pid, look):
+            time.sleep(0.001)
         time.sleep(rng.random() * 0.1)
         do()
         flags[1] = 1
-    text = said(pipe)
-    ended = os.waitpid(pid, 0)[1]
-    assert ended == 0, f"{case}: ended by {ended}"
-    errors, maps = json.loads(text)
+    try:
+        errors, maps = json.loads(ended_well(pid, pipe))
+    except AssertionError as error:
+        raise AssertionError(f"{case}, seed {seed}") from error
     return errors, maps
 
 

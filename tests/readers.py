@@ -405,7 +405,7 @@ def run(kind: str, folder: Path, readers: int, rng: random.Random) -> Counter[st
     """One host with so many readers of all sorts, and one without, which must end alike."""
     many, alone = folder / "many", folder / "alone"
     others = 0 if kind == "bus" else readers // 8
-    lone = min(others, 5)
+    lone = min(others // 2, 5)
     forks = readers - others
     commits, stats, seen = hosted(kind, many, forks, others - lone, 0, rng)
     _, base, _ = hosted(kind, alone, 0, 0, commits, rng)
