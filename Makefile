@@ -18,8 +18,8 @@ BENCH_TARGET := target/bench
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-rust test-python check-rust lint bench bench-rust crash crash-deep crash-soak faults bits \
 	damage fuzz kills determinism golden-digests properties properties-deep memory loom shuttle miri \
-	miri-big-endian tsan asan lsan asan-python valgrind mutants mutants-fast coverage assertions kills-python enospc \
-	stateful museum reliability wheel try-wheel sdist clean
+	miri-big-endian tsan asan lsan asan-python valgrind mutants mutants-fast coverage assertions kills-python \
+	enospc readers sigbus golden stateful museum reliability wheel try-wheel sdist clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -146,6 +146,7 @@ assertions:  ## how many assertions are on in release, and what they cost a comm
 # The same through Python.
 KILLS ?= 200
 FILLS ?= 100
+READERS ?= 10000
 STATEFUL ?= stateful
 
 kills-python: $(VENV)/.installed  ## Python processes killed at random moments (KILLS=200)
@@ -153,6 +154,15 @@ kills-python: $(VENV)/.installed  ## Python processes killed at random moments (
 
 enospc: $(VENV)/.installed  ## disks filled and freed while the store is in use (FILLS=100, of each kind)
 	$(BIN)/python tests/fills.py $(FILLS) $(SEED)
+
+readers: $(VENV)/.installed  ## readers killed and stopped beside a host (READERS=10000)
+	$(BIN)/python tests/readers.py $(READERS) $(SEED)
+
+sigbus: $(VENV)/.installed  ## every file cut, replaced and removed under readers and hosts
+	$(BIN)/python tests/harms.py $(SEED)
+
+golden: $(VENV)/.installed  ## stores of every released format, read, continued, and refused where they must be
+	$(BIN)/python tests/golden.py
 
 stateful: $(VENV)/.installed  ## state machines, 500 x 100 (STATEFUL=deep: 5,000 x 500)
 	$(BIN)/python tests/test_stateful.py $(STATEFUL) $(SEED)

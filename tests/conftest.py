@@ -13,6 +13,7 @@ from pathlib import Path
 import mmsb
 import pytest
 from hypothesis import HealthCheck, settings
+from proof import held
 
 _CALM = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 settings.register_profile(
@@ -54,33 +55,6 @@ def pytest_collection_finish() -> None:
     """Take what importing has made out of the collector's sight: then collecting costs little."""
     gc.collect()
     gc.freeze()
-
-
-def open_files() -> dict[int, str]:
-    """The descriptors of this process and what they stand for."""
-    found = {}
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-        except OSError:
-            continue  # the descriptor that listed the directory
-    return found
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return ""  # the thread has ended
-
-
-def held() -> set[str]:
-    """What this process holds of the system: descriptors (memfds too), threads, child processes."""
-    found = {f"descriptor {fd} -> {to}" for fd, to in open_files().items()}
-    for thread in os.listdir("/proc/self/task"):
-        found.add(f"thread {thread}")
-        found.update(f"child {pid}" for pid in _read(f"/proc/self/task/{thread}/children").split())
-    return found
 
 
 @pytest.fixture(autouse=True)

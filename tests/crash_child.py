@@ -15,6 +15,8 @@ import struct
 import sys
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import mmsb
@@ -122,27 +124,30 @@ def host(store: str, durability: str, checkpoints: str, segment_bytes: str) -> N
             os.write(1, struct.pack("<Q", commit(bus)))
 
 
+def look(store: Path | str, expected: Expected, rng: random.Random) -> Expected:
+    """Open the store once: it shows a whole epoch, now and in the past; what it must show next."""
+    with mmsb.open(store) as bus:
+        now = bus.epoch
+        if now < expected.epoch:  # durability "memory": a kill may lose commits
+            expected = Expected()
+        state = expected.at(now)
+        newest = bus.snapshot()
+        compare(bus, now, state)
+        past = rng.randint(0, now)
+        compare(bus, past, Expected().at(past))
+        arrays = dict(newest.items())
+    assert {name: a.tobytes() for name, a in arrays.items()} == state, "a kept array changed"
+    newest.close()
+    return expected
+
+
 def reader(store: str) -> None:
-    """Look until standard input ends: what is there is a whole epoch, now and in the past."""
+    """Look until standard input ends."""
     expected, looks = Expected(), 0
     while not select.select([0], [], [], 0.002)[0]:
-        try:
-            bus = mmsb.open(store)
-        except mmsb.BusNotFoundError:
-            continue
-        with bus:
-            now = bus.epoch
-            if now < expected.epoch:  # durability "memory": a kill may lose commits
-                expected = Expected()
-            state = expected.at(now)
-            newest = bus.snapshot()
-            compare(bus, now, state)
-            past = random.randint(0, now)
-            compare(bus, past, Expected().at(past))
-            arrays = dict(newest.items())
-        assert {name: a.tobytes() for name, a in arrays.items()} == state, "a kept array changed"
-        newest.close()
-        looks += 1
+        with suppress(mmsb.BusNotFoundError):
+            expected = look(store, expected, random.Random())
+            looks += 1
     print(looks)
 
 

@@ -20,6 +20,7 @@ SEGMENT_MAGIC = b"\x89MMSB log\r\n\x1a\n\0\xb5\xff"
 META_MAGIC = b"\x89MMSB met\r\n\x1a\n\0\xb5\xff"
 CHECKPOINT_MAGIC = b"\x89MMSB ckpt\r\n\x1a\n\0\xff"
 COMMIT, MARK, SEAL = 1, 2, 3
+MAJOR = 1
 
 
 @dataclass(frozen=True)
@@ -97,19 +98,55 @@ def _checked(data: bytes, magic: bytes) -> None:
     assert data[:16] == magic
     assert xxh3_64_intdigest(data[:-8]) == int.from_bytes(data[-8:], "little")
     major, _, _, required, _ = struct.unpack_from("<HHIQQ", data, 16)
-    assert (major, required) == (1, 0)
+    assert (major, required) == (MAJOR, 0)
+
+
+def _seed(head: bytes, at: int) -> int:
+    low, high = struct.unpack_from("<2Q", head, 56)
+    seed: int = ((low + at * 0x9E3779B97F4A7C15) & MASK) ^ high
+    return seed
+
+
+# --- stores of other versions -------------------------------------------------------------------
 
 
 def with_format(
-    data: bytes, major: int | None = None, required: int | None = None, optional: int | None = None
+    data: bytes,
+    major: int | None = None,
+    minor: int | None = None,
+    required: int | None = None,
+    optional: int | None = None,
+    head: int = HEADER,
 ) -> bytes:
-    """The bytes of a segment whose header claims another version, with its checksum right."""
-    head = bytearray(data[:HEADER])
-    for value, at, code in ((major, 16, "<H"), (required, 24, "<Q"), (optional, 32, "<Q")):
+    """The bytes of a file whose header of this size claims another version, its checksum right."""
+    out = bytearray(data)
+    fields = ((major, 16, "<H"), (minor, 18, "<H"), (required, 24, "<Q"), (optional, 32, "<Q"))
+    for value, at, code in fields:
         if value is not None:
-            struct.pack_into(code, head, at, value)
-    struct.pack_into("<Q", head, HEADER - 8, xxh3_64_intdigest(bytes(head[:-8])))
-    return bytes(head) + data[HEADER:]
+            struct.pack_into(code, out, at, value)
+    struct.pack_into("<Q", out, head - 8, xxh3_64_intdigest(bytes(out[: head - 8])))
+    return bytes(out)
+
+
+def with_record(data: bytes, place: int, kind: int, flags: int, payload: bytes) -> bytes:
+    """The bytes of a segment with one more record at a place in its order, all sums right."""
+    records, at = [], HEADER
+    while any(data[at : at + 32]):
+        end = at + 32 + int.from_bytes(data[at + 14 : at + 20], "little")
+        records.append((data[at + 12], data[at + 13], data[at + 20 : at + 24], data[at + 32 : end]))
+        at = end + -end % 8
+    before = records[place - 1][2] if place else bytes(4)
+    records.insert(place, (kind, flags, before, payload))
+    out, chain = bytearray(data[:HEADER]), data[96:104]
+    for kind, flags, epoch, payload in records:
+        seed = _seed(data, len(out))
+        inner = struct.pack("<BB", kind, flags) + len(payload).to_bytes(6, "little") + epoch + chain
+        check = struct.pack("<I", (xxh3_64_intdigest(inner) ^ seed) & 0xFFFFFFFF)
+        body = xxh3_64_intdigest(check + inner + payload) ^ seed
+        out += struct.pack("<Q", body) + check + inner + payload
+        out += bytes(-len(out) % 8)
+        chain = struct.pack("<Q", xxh3_64_intdigest(chain + struct.pack("<Q", body)))
+    return bytes(out)
 
 
 # --- the log ------------------------------------------------------------------------------------
@@ -123,7 +160,7 @@ def read_segment(path: Path, chain: int | None) -> tuple[list[Record], int, dict
     assert not any(head[20 + 4 : 40]) and not any(head[120 : HEADER - 8])
     names = ("seq", "first_epoch", "base_time", "chain", "durable_seq", "durable_offset")
     info: dict[str, Any] = dict(zip(names, struct.unpack_from("<6Q", head, 72), strict=True))
-    info["uuid"], salt = head[40:56], struct.unpack_from("<2Q", head, 56)
+    info["uuid"] = head[40:56]
     assert path.name == f"{info['seq']:016x}-{info['first_epoch']:016x}.mlog"
     assert chain is None or info["chain"] == chain
     chain = info["chain"]
@@ -133,7 +170,7 @@ def read_segment(path: Path, chain: int | None) -> tuple[list[Record], int, dict
         if not any(data[at : at + 32]):
             assert not any(data[at:]), "after the last record come zeros only"
             break
-        seed = ((salt[0] + at * 0x9E3779B97F4A7C15) & MASK) ^ salt[1]
+        seed = _seed(head, at)
         body, check, kind, flags = struct.unpack_from("<QIBB", data, at)
         length = int.from_bytes(data[at + 14 : at + 20], "little")
         low, stored_chain = struct.unpack_from("<IQ", data, at + 20)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from typing import Any
 import mmsb
 import numpy as np
 import pytest
-from conftest import open_files
+from proof import open_files
 
 # Newer interpreters warn of a fork beside threads, which is what is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -157,6 +158,54 @@ def test_inherited_arrays_keep_their_bytes_while_the_host_commits_on(bus: mmsb.B
     for i in range(200):  # and what the child held can be used again
         large.write(i)
     assert large[7] == 199
+
+
+def paused() -> int:
+    """A child that stays as it is until it is killed."""
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+        os._exit(0)
+    return pid
+
+
+def ended(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_an_old_version_outlives_the_first_of_two_children_that_show_it(mem: mmsb.Bus) -> None:
+    page = mem.create_page("x", data=np.arange(100))
+    views = [page.read()]
+    wanted = views[0].tobytes()
+    page.write(-1)
+    go_read, go = os.pipe()
+    first = paused()
+
+    def body() -> bool:
+        os.close(go)
+        os.read(go_read, 1)
+        return views[0].tobytes() == wanted
+
+    second = Child(body)
+    os.close(go_read)
+    views.clear()
+    ended(first)
+    for i in range(500):  # the memory of what was replaced is used again and again
+        page.write(i)
+    os.close(go)
+    assert second.result()
+
+
+def test_a_host_that_forks_often_keeps_nothing_of_children_that_are_gone(mem: mmsb.Bus) -> None:
+    page = mem.create_page("x", data=np.arange(1000))
+    page.write(1)
+    files = len(open_files())
+    for i in range(100):
+        ended(paused())
+        page.write(i)
+        assert len(open_files()) <= files + 1
+        assert mem.stats()["old_version_bytes"] < 1 << 16
 
 
 def test_a_child_holds_no_descriptor_of_the_store(store: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import mmsb
 import pytest
-from conftest import held
+from proof import held
 
 CYCLES = 300
 # What the allocators keep for themselves; a leak of one large page a bus is more.

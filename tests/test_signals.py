@@ -7,9 +7,7 @@ Exempt is the host's own mapping of the segment that it writes (DIAGNOSTICS.md, 
 from __future__ import annotations
 
 import gc
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +17,10 @@ from pathlib import Path
 
 import mmsb
 import pytest
-from conftest import held
+import readers
+from conftest import Runner
 from crash_child import Expected, commit, compare
-from mmsb import _core
+from proof import held
 
 # Holds views, a snapshot and a past epoch, and reads on until it is told to end.
 READER = """
@@ -81,79 +80,29 @@ def test_killed_and_stopped_readers_cost_the_host_nothing(store: Path, durabilit
         compare(bus, 160, Expected().at(160))
 
 
-# Opens the store, lets its files be harmed, uses it in every way and tells what came of it.
-VICTIM = """
-import json, mmsb, sys
-bus = mmsb.open(sys.argv[1], mode=sys.argv[2])
-newest = bus.snapshot()
-views = [(array, array.tobytes()) for array in newest.values()]
-print("opened", flush=True)
-sys.stdin.readline()
-errors, digests = [], {}
-
-def use(what):
-    try:
-        what()
-    except mmsb.MMSBError as error:
-        errors.append(error.code)
-
-def all_epochs():
-    for epoch in range(newest.epoch + 1):
-        with bus.snapshot(epoch) as snap:
-            digests[epoch] = snap.digest()
-
-use(all_epochs)
-use(lambda: [list(c.deltas) for c in bus.log()])
-use(lambda: bus.verify())
-use(lambda: list(bus.diff(3, 30)))
-if sys.argv[2] == "r+":
-    use(lambda: bus["ring"].write(7))
-    use(lambda: bus.sync())
-    use(lambda: bus.checkpoint())
-same = all(array.tobytes() == data for array, data in views)
-use(bus.close)
-use(lambda: mmsb.open(sys.argv[1]))
-print(json.dumps([same, errors, digests]))
+READERS = """
+import random, sys, readers
+from pathlib import Path
+print(dict(readers.run(sys.argv[1], Path(sys.argv[2]), 40, random.Random(1))))
 """
 
 
-def harm(store: Path, how: str) -> None:
-    """Cut or remove files of the store."""
-    files = [p for p in store.rglob("*") if p.is_file()]
-    logs = sorted((store / "log").iterdir())
-    if how == "everything removed":
-        shutil.rmtree(store)
-    for file in files if how.startswith("all") else logs[: how == "first segment cut"]:
-        os.truncate(file, file.stat().st_size // 2 if how == "all halved" else 0)
-    if how == "log removed":
-        shutil.rmtree(store / "log")
+@pytest.mark.parametrize("kind", readers.KINDS)
+def test_readers_of_all_sorts_leave_a_host_as_it_would_be_alone(
+    kind: str, tmp_path: Path, python: Runner
+) -> None:
+    """`make readers` runs the same for longer; a small process of its own forks fast."""
+    print(python(READERS, kind, tmp_path).stdout)
 
 
-HARMS = ["all cut", "all halved", "first segment cut", "log removed", "everything removed"]
+HARMS = """
+import harms
+seen = harms.run(1, sample=80, cycles=5)
+assert seen["cases"] == 80 and seen["noticed"] > 30 and seen["shrinkings refused"]
+print(dict(seen))
+"""
 
 
-@pytest.mark.parametrize("how", HARMS)
-@pytest.mark.parametrize("mode", ["r", "r+"])
-def test_files_that_go_away_are_an_exception(store: Path, mode: str, how: str) -> None:
-    core = _core.Core.create(str(store), "disk", segment_bytes=16384)
-    with mmsb.Bus._of(core) as bus:
-        for e in range(1, 61):
-            commit(bus)
-            if e == 30:
-                bus.checkpoint()
-        digests = {e: bus.digest(e) for e in range(bus.epoch + 1)}
-    victim = subprocess.Popen(
-        [sys.executable, "-c", VICTIM, store, mode],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert victim.stdout and victim.stdout.readline() == "opened\n"
-    harm(store, how)
-    said, error = victim.communicate("go\n", timeout=120)
-    assert victim.returncode == 0, (victim.returncode, error)
-    same, errors, shown = json.loads(said)
-    assert same, "views keep their bytes"
-    assert errors, "the harm was noticed"
-    assert {int(e): digest for e, digest in shown.items()}.items() <= digests.items()
+def test_files_that_go_away_are_an_exception_and_no_signal(python: Runner) -> None:
+    """A sample of `make sigbus`."""
+    print(python(HARMS).stdout)

@@ -172,7 +172,7 @@ impl Core {
     }
 
     pub(crate) fn guard(&self, pipe: &Arc<OwnedFd>) {
-        lock(&self.sequencer).reclaim.guard(Arc::clone(pipe), self.epoch());
+        lock(&self.sequencer).reclaim.guard(self, Arc::clone(pipe), self.epoch());
     }
 
     pub(crate) fn guard_for_ever(&self) {

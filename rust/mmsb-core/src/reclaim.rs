@@ -25,13 +25,21 @@ use crate::sync::fence;
 const DUE_PIECES: usize = if cfg!(debug_assertions) { 1 } else { 256 };
 const DUE_BYTES: u64 = 1 << 20;
 
-/// Frames that a forked child may still show: what was visible or held when it was made.
+/// A forked child. It may show what was visible when it was made, and what was frozen then.
 #[derive(Debug)]
 struct Guard {
     /// The child holds the other end until it is gone.
     pipe: Arc<OwnedFd>,
     epoch: u64,
-    frozen: Vec<Dead>,
+    number: u64,
+}
+
+/// A piece that was dead and held when children were made: these, from the first to the last, may show it.
+#[derive(Debug)]
+struct Frozen {
+    dead: Dead,
+    first: u64,
+    last: u64,
 }
 
 /// How much memory.
@@ -57,7 +65,10 @@ pub(crate) struct Reclaim {
     /// Pieces and bytes that views held when they were last looked at, and those that were replaced since then.
     looked: Size,
     since: Size,
+    /// In the order of their numbers.
     guards: Vec<Guard>,
+    forks: u64,
+    frozen: Vec<Frozen>,
     pins: Vec<u64>,
 }
 
@@ -82,7 +93,7 @@ impl Reclaim {
 
     /// Everything that waits.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Dead> {
-        let frozen = self.guards.iter().flat_map(|guard| &guard.frozen);
+        let frozen = self.frozen.iter().map(|frozen| &frozen.dead);
         self.queue.iter().chain(self.held.values().flatten()).chain(&self.viewed).chain(frozen)
     }
 
@@ -92,25 +103,44 @@ impl Reclaim {
     }
 
     /// A process is being forked: keep what it may see until the pipe's other end is closed.
-    pub(crate) fn guard(&mut self, pipe: Arc<OwnedFd>, epoch: u64) {
+    pub(crate) fn guard(&mut self, core: &Core, pipe: Arc<OwnedFd>, epoch: u64) {
         assert!(self.guards.last().is_none_or(|guard| guard.epoch <= epoch), "epochs go back");
-        let mut frozen: Vec<Dead> = self.queue.drain(..).collect();
-        frozen.extend(std::mem::take(&mut self.held).into_values().flatten());
-        frozen.append(&mut self.viewed);
+        // What is frozen makes no pass due: a host that forks often would never find that children are gone.
+        self.pass(core, false);
+        let number = self.forks;
+        self.forks += 1;
+        self.pins.clear();
+        core.collect_pins(&mut self.pins);
+        for Frozen { dead, last, .. } in &mut self.frozen {
+            let shown = |&pin: &u64| dead.born <= pin && pin < dead.died;
+            // What is not held now can never be again, and this child has no way to it.
+            if self.pins.iter().any(shown) || is_viewed(core, dead) {
+                *last = number;
+            }
+        }
+        let held = std::mem::take(&mut self.held).into_values().flatten();
+        let waiting = self.queue.drain(..).chain(held).chain(self.viewed.drain(..));
+        self.frozen.extend(waiting.map(|dead| Frozen { dead, first: number, last: number }));
         self.bytes = 0;
-        self.guards.push(Guard { pipe, epoch, frozen });
+        self.guards.push(Guard { pipe, epoch, number });
     }
 
     fn drop_gone_guards(&mut self) {
-        let mut i = 0;
-        while i < self.guards.len() {
-            if crate::fork::is_gone(&self.guards[i].pipe) {
-                self.queue.extend(self.guards.remove(i).frozen);
-            } else {
-                i += 1;
-            }
+        let Reclaim { guards, frozen, queue, .. } = self;
+        let before = guards.len();
+        guards.retain(|guard| !crate::fork::is_gone(&guard.pipe));
+        if guards.len() == before {
+            return;
         }
-        assert!(self.guards.is_sorted_by_key(|guard| guard.epoch), "forks stay in their order");
+        assert!(guards.is_sorted_by_key(|guard| guard.number), "forks stay in their order");
+        frozen.retain(|&Frozen { dead, first, last }| {
+            let next = guards.partition_point(|guard| guard.number < first);
+            let kept = guards.get(next).is_some_and(|guard| guard.number <= last);
+            if !kept {
+                queue.push_back(dead);
+            }
+            kept
+        });
     }
 
     /// Frees what nothing reaches. `all` also looks again at what views held the last time.
