@@ -111,7 +111,7 @@ impl<'a> Edit<'a> {
     }
 
     /// Whether so much more would be within the limit.
-    pub(crate) fn room_for(&self, bytes: u64) -> bool {
+    pub(crate) fn room_for(&mut self, bytes: u64) -> bool {
         self.alloc.room_for(bytes)
     }
 

@@ -116,9 +116,13 @@ impl Alloc {
         (small, self.used / BLOCK - SLAB_FRAMES * self.slabs.len() as u64)
     }
 
-    /// Whether `bytes` more would be within the limit.
-    pub(crate) fn room_for(&self, bytes: u64) -> bool {
-        self.used().checked_add(bytes).is_some_and(|all| all <= self.limit)
+    /// Whether `bytes` more would be within the limit, if need be without the slabs that have become empty.
+    pub(crate) fn room_for(&mut self, bytes: u64) -> bool {
+        let fits = |this: &Alloc| this.used().saturating_add(bytes) <= this.limit;
+        if !fits(self) {
+            self.trim();
+        }
+        fits(self)
     }
 
     /// Counts memory outside the arena (the in-memory log of each bus that shares it) against the limit: who charged
@@ -199,14 +203,10 @@ impl Alloc {
 
     /// Adjacent frames; the limit is checked before any is taken.
     fn take_frames(&mut self, count: u64) -> Result<Piece> {
-        let bytes = count.checked_mul(BLOCK).filter(|&bytes| self.room_for(bytes));
-        let Some(bytes) = bytes else {
-            self.trim();
-            if !count.checked_mul(BLOCK).is_some_and(|bytes| self.room_for(bytes)) {
-                return Err(out_of_space(count.saturating_mul(BLOCK), self.limit));
-            }
-            return self.take_frames(count);
-        };
+        let bytes = count.saturating_mul(BLOCK);
+        if !self.room_for(bytes) {
+            return Err(out_of_space(bytes, self.limit));
+        }
         let found = match count {
             1 => self.pop_recent().or_else(|| self.find_run(1)),
             _ => self.find_run(count),

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use super::damage;
+use crate::Result;
 use crate::apply::MAX_ID;
 use crate::hash::h64;
-use crate::{Code, Error, Result};
+use crate::log::{FORMAT, check_version};
 
 pub(super) const HEADER: usize = 4096;
 const MAGIC: [u8; 16] = *b"\x89MMSB ckpt\r\n\x1a\n\0\xff";
-const MAJOR: u16 = 1;
 /// No log gets so far; so that epochs can be counted on without an overflow.
 const MAX_EPOCH: u64 = 1 << 63;
 
@@ -28,7 +28,8 @@ const END: usize = 152;
 const SUM: usize = HEADER - 8;
 
 const _: () = {
-    assert!(VERSION == MAGIC.len() && UUID == OPTIONAL + 8 && EPOCH == UUID + 16);
+    assert!(VERSION == MAGIC.len() && VERSION == 16 && REQUIRED == 24, "as in all files");
+    assert!(OPTIONAL == REQUIRED + 8 && UUID == OPTIONAL + 8 && EPOCH == UUID + 16);
     assert!(INDEX_AT == EPOCH + 5 * 8 && SIZE == INDEX_AT + 2 * 8 && INDEX_HASH == SIZE + 8);
     assert!(DIGEST == INDEX_HASH + 16 && END == DIGEST + 16 && END < SUM);
 };
@@ -83,7 +84,7 @@ impl Header {
         assert!(self.pages + self.tags <= self.index_len, "an entry takes no bytes");
         let mut head = [0; HEADER];
         head[..VERSION].copy_from_slice(&MAGIC);
-        head[VERSION..VERSION + 2].copy_from_slice(&MAJOR.to_le_bytes());
+        head[VERSION..VERSION + 2].copy_from_slice(&FORMAT.0.to_le_bytes());
         head[AUTOMATIC] = u8::from(self.automatic);
         head[UUID..EPOCH].copy_from_slice(&self.uuid);
         let words = [self.epoch, self.time, self.next_id, self.pages, self.tags];
@@ -112,12 +113,7 @@ impl Header {
         if head[..VERSION] != MAGIC || !is_whole(head) {
             return bad(0, "the checkpoint's header is damaged");
         }
-        if word(head, VERSION) as u16 != MAJOR || word(head, REQUIRED) != 0 {
-            let what = format!("{} is of another version of MMSB; use that one", path.display());
-            let mut error = Error::new(Code::FormatVersion, what);
-            error.detail.file = Some(path.to_path_buf());
-            return Err(error);
-        }
+        check_version(head, path)?;
         if head[UUID..EPOCH] != uuid || word(head, EPOCH) != epoch {
             return bad(UUID, "the checkpoint is of another store or epoch");
         }

@@ -179,3 +179,37 @@ fn limit_on_the_heap() {
 fn limit_in_a_memfd() {
     limit(Backing::Memfd);
 }
+
+/// Memory of many small pages that were deleted is there for a large one, and for one that grows.
+#[test]
+fn small_pages_make_room_for_a_large_one() {
+    for backing in [Backing::Heap, Backing::Memfd] {
+        let mut engine = Engine::new(backing);
+        let count = if cfg!(miri) { 300 } else { 8000 };
+        (0..count).for_each(|_| engine.create(500));
+        let mut batch = Batch::new();
+        (1..=count).for_each(|id| batch.delete(id));
+        assert!(engine.commit(&mut batch).unwrap());
+        let (small, large) = (MAX_MEMORY / 2, MAX_MEMORY * 3 / 4);
+        let (id, last) = (count + 1, small - 1);
+        let page = NewPage {
+            name: None,
+            dtype: "",
+            itemsize: 1,
+            shape: &[small],
+            nbytes: small,
+            meta: "",
+            location: 0,
+        };
+        batch = Batch::new();
+        batch.create(id, &page);
+        batch.write(id, last, &[7]);
+        assert!(engine.commit(&mut batch).unwrap());
+        batch = Batch::new();
+        batch.resize(id, &[large], large);
+        assert!(engine.commit(&mut batch).unwrap());
+        let view = Snapshot::newest(&engine.core).unwrap().view(id).unwrap();
+        assert_eq!(view.bytes().len() as u64, large);
+        assert!(view.bytes().iter().enumerate().all(|(i, &b)| b == 7 * u8::from(i as u64 == last)));
+    }
+}

@@ -99,12 +99,14 @@ pub(crate) fn read_slot(vfs: &dyn Vfs, path: &Path) -> Result<Option<StoreMeta>>
 /// Reads the newest valid slot of the store in `dir`.
 pub fn read_meta(vfs: &dyn Vfs, dir: &Path) -> Result<StoreMeta> {
     let paths = slot_paths(dir);
+    // Slots come before the first segment: without one nothing was ever committed, and where it was listed they are whole
+    // even if the store is being created just now.
+    let empty = segment::list(vfs, dir)?.is_empty();
     let slots = (read_slot(vfs, &paths[0])?, read_slot(vfs, &paths[1])?);
-    // Slots come before the first segment: without one nothing was ever committed.
     let begun = [&slots.0, &slots.1]
         .iter()
         .any(|slot| slot.as_ref().is_some_and(|meta| meta.durable > Position::default()));
-    if !begun && segment::list(vfs, dir)?.is_empty() {
+    if !begun && empty {
         return Err(not_a_store(dir));
     }
     match slots {

@@ -43,6 +43,7 @@ pub use reader::Commit;
 pub use record::{HEADROOM, META, SOURCE, put_text};
 pub(crate) use record::{put_varint, take_varint};
 pub use recover::{CheckpointMark, LogRecovery, OpenMode, open};
+pub(crate) use segment::check_version;
 pub use verify::{Walked, verify};
 pub use writer::{Log, SyncPoint};
 

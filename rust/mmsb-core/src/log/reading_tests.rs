@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::double::Double;
 use super::meta::MetaSlots;
@@ -414,6 +415,38 @@ fn setting_aside() {
     assert_eq!(read_meta(&*vfs, dir()).unwrap().durable, log.end());
     let bytes: u64 = segments(&*vfs).iter().map(|p| raw(&*vfs, p).size().unwrap()).sum();
     assert_eq!(log.bytes(), bytes);
+}
+
+/// A store that is created at any call of its reader's is there or not, and never damaged.
+#[test]
+fn a_creation_meanwhile() {
+    let mut found = (0, 0);
+    for nth in 1.. {
+        let ram = RamVfs::new();
+        let double = Double::new(Arc::new(ram.clone()));
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        double.fail(move |_| {
+            if counted.fetch_add(1, Ordering::Relaxed) + 1 == nth {
+                Log::create(Arc::new(ram.clone()), dir(), options(8192)).unwrap();
+            }
+            None
+        });
+        match read_meta(&*double.vfs(), dir()) {
+            Ok(meta) => {
+                assert_eq!((meta.durable_epoch, meta.durable.seq), (0, 0));
+                found.0 += 1;
+            }
+            Err(error) => {
+                assert_eq!(error.code, Code::BusNotFound, "call {nth}: {error}");
+                found.1 += 1;
+            }
+        }
+        if calls.load(Ordering::Relaxed) < nth {
+            break;
+        }
+    }
+    assert!(found.0 > 0 && found.1 > 0, "{found:?}");
 }
 
 /// A walk's steps in order, and where each ends.

@@ -107,8 +107,8 @@ pub(super) fn checked(bytes: &[u8], len: usize, magic: &[u8; 16]) -> bool {
         && h64(&bytes[..len - 8]) == u64_at(bytes, len - 8)
 }
 
-/// Refuses a file of a newer format. Segments and meta slots keep the version at byte 16, the required features at 24.
-pub(super) fn check_version(bytes: &[u8], file: &Path) -> Result<()> {
+/// Refuses a file of a newer format. All files keep the version at byte 16, the required features at 24.
+pub(crate) fn check_version(bytes: &[u8], file: &Path) -> Result<()> {
     let major = u64_at(bytes, 16) as u16;
     let required = u64_at(bytes, 24);
     if major == MAJOR && required == 0 {

@@ -204,6 +204,7 @@ fn forked_children_hold_what_was_there() {
 #[cfg_attr(miri, ignore = "ppoll")]
 fn children_that_are_gone_hold_nothing_at_the_next_fork() {
     let core = core();
+    show(&core, 50);
     let mut reclaim = Reclaim::default();
     for epoch in 10..50 {
         let (ours, _gone_at_once) = rustix::pipe::pipe().unwrap();
