@@ -296,6 +296,9 @@ fn states_that_no_bus_has() {
     refused(&|file| file.next_id = 0);
     refused(&|file| file.next_id = crate::apply::MAX_ID + 1);
     refused(&|file| file.next_id = u64::MAX);
+    let last = File { next_id: crate::apply::MAX_ID, ..file.clone() };
+    let core = loaded(&only(3, &last.encode()), &last, &mut Vec::new()).unwrap();
+    assert_eq!(Snapshot::newest(&core).unwrap().next_id(), last.next_id);
     refused(&|file| file.pages.swap(2, 3));
     refused(&|file| file.pages[3].info.id = 3);
     refused(&|file| file.pages[3].info.name = Some("grid".into()));

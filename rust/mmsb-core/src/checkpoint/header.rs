@@ -79,8 +79,7 @@ impl Header {
         assert!(self.index_at.is_multiple_of(8), "the index is aligned");
         assert!(self.epoch < MAX_EPOCH, "a log has come to the end of its epochs");
         assert!(self.next_id >= 1 && self.next_id <= MAX_ID, "ids are within their range");
-        let is_empty = self.pages == 0 && self.tags == 0;
-        assert!(self.epoch > 0 || is_empty, "there is something before the first commit");
+        assert!(self.epoch > 0 || self.pages + self.tags == 0, "something is before all commits");
         assert!(self.pages + self.tags <= self.index_len, "an entry takes no bytes");
         let mut head = [0; HEADER];
         head[..VERSION].copy_from_slice(&MAGIC);

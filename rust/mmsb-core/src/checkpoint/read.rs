@@ -131,6 +131,12 @@ impl<'a> Fields<'a> {
         Some(head)
     }
 
+    fn byte(&mut self) -> Option<u8> {
+        let (&first, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(first)
+    }
+
     fn text(&mut self) -> Option<&'a str> {
         let len = self.varint()?;
         std::str::from_utf8(self.bytes(len)?).ok()
@@ -182,7 +188,7 @@ impl<'a> Entry<'a> {
             shape: fields.shape()?,
             nbytes: fields.varint()?,
             meta: fields.text()?,
-            location: *fields.bytes(1)?.first()?,
+            location: fields.byte()?,
             epoch: fields.varint()?,
             desc_epoch: fields.varint()?,
             at: fields.varint()?,

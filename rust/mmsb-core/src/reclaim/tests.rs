@@ -44,6 +44,7 @@ fn a_pass_is_due_by_number_or_by_bytes() {
     reclaim.retire(&mut vec![dead(100), dead(20)]);
     reclaim.retire(&mut vec![dead(7)]);
     assert_eq!((reclaim.bytes, reclaim.queue.len()), (127, 3));
+    assert_eq!(reclaim.since, Size { pieces: 3, bytes: 127 });
     let by_bytes = |bytes| Reclaim { bytes, ..Reclaim::default() }.is_due();
     assert!(!by_bytes(DUE_BYTES - 1) && by_bytes(DUE_BYTES) && by_bytes(u64::MAX));
     assert_eq!(DUE_BYTES, 1_048_576);
