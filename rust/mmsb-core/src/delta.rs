@@ -117,6 +117,8 @@ pub struct Batch {
     count: usize,
     /// An operation found no memory and is not in it.
     lacking: Option<usize>,
+    /// A shape has so many dimensions that no page can have it.
+    dimensions: Option<usize>,
     pub(crate) checks: Vec<Check>,
 }
 
@@ -141,7 +143,8 @@ impl Batch {
     /// An empty batch.
     pub fn new() -> Batch {
         let buf = vec![0; HEADROOM];
-        Batch { buf, prefix: 0, flags: 0, count: 0, lacking: None, checks: Vec::new() }
+        let checks = Vec::new();
+        Batch { buf, prefix: 0, flags: 0, count: 0, lacking: None, dimensions: None, checks }
     }
 
     /// Makes it empty again and keeps its memory.
@@ -151,6 +154,7 @@ impl Batch {
         self.flags = 0;
         self.count = 0;
         self.lacking = None;
+        self.dimensions = None;
         self.checks.clear();
     }
 
@@ -209,14 +213,21 @@ impl Batch {
         (self.flags, &mut self.buf)
     }
 
-    /// Fails if an operation found no memory: then the batch must not be committed.
+    /// Fails if an operation found no memory, or would read back as none: then the batch must not be committed.
     pub(crate) fn complete(&self) -> Result<(), Error> {
-        match self.lacking {
-            None => Ok(()),
-            Some(bytes) => {
-                let what = format!("no memory for a commit of {bytes} bytes");
-                Err(Error::new(Code::OutOfSpace, what))
-            }
+        if let Some(bytes) = self.lacking {
+            let what = format!("no memory for a commit of {bytes} bytes");
+            return Err(Error::new(Code::OutOfSpace, what));
+        }
+        if let Some(n) = self.dimensions {
+            return Err(Error::new(Code::Argument, format!("{n} dimensions; at most {MAX_NDIM}")));
+        }
+        Ok(())
+    }
+
+    fn note_dimensions(&mut self, shape: &[u64]) {
+        if shape.len() > MAX_NDIM {
+            self.dimensions.get_or_insert(shape.len());
         }
     }
 
@@ -246,6 +257,7 @@ impl Batch {
 
     /// A new page with this id.
     pub fn create(&mut self, id: u64, page: &NewPage<'_>) {
+        self.note_dimensions(page.shape);
         let name = page.name.unwrap_or("");
         let texts = name.len() + page.dtype.len() + page.meta.len();
         if self.op(CREATE, id, texts + VARINT * page.shape.len()) {
@@ -282,6 +294,7 @@ impl Batch {
 
     /// Gives a page another shape and size.
     pub fn resize(&mut self, id: u64, shape: &[u64], nbytes: u64) {
+        self.note_dimensions(shape);
         if self.op(RESIZE, id, VARINT * shape.len()) {
             put_shape(&mut self.buf, shape);
             put_varint(&mut self.buf, nbytes);

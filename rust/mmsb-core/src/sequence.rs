@@ -19,7 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::apply::{self, apply};
 use crate::catalog::{Desc, find_page};
 use crate::core::Core;
-use crate::delta::{Batch, Check, MAX_NDIM, Op, Ops};
+use crate::delta::{Batch, Check, Op, Ops};
 use crate::edit::{Dead, Edit};
 use crate::log::Log;
 use crate::museum::{Defect, planted};
@@ -197,11 +197,6 @@ fn check_follows(root: &Root, before: &Root) {
     assert!(root.pages > 0 || root.bytes == 0 && root.names == 0, "what has no page has no more");
 }
 
-/// A batch is well formed but for a shape that no page can have.
-fn too_many_dimensions(error: &Error) -> Error {
-    Error::new(Code::Argument, format!("{error}; a page has at most {MAX_NDIM}"))
-}
-
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
 }
@@ -317,9 +312,6 @@ impl Core {
                 Err(_) if planted(Defect::HalfCommitKept) => return Ok((edit.root, true)),
                 Err(error) => {
                     edit.abort();
-                    if error.code == Code::Corruption {
-                        return Err(too_many_dimensions(&error));
-                    }
                     if error.code != Code::OutOfSpace {
                         return Err(error);
                     }
@@ -434,7 +426,7 @@ impl Core {
         // Pages that this transaction creates have no base to compare with.
         let mut made = std::collections::BTreeSet::new();
         for op in Ops::new(batch.ops()) {
-            match op.map_err(|e| too_many_dimensions(&apply::malformed(e)))? {
+            match op.map_err(apply::malformed)? {
                 Op::Create { id, .. } => {
                     made.insert(id);
                 }

@@ -21,6 +21,19 @@ thread_local! {
     static CALLS: Cell<u64> = const { Cell::new(0) };
     static BYTES: Cell<i64> = const { Cell::new(0) };
     static PEAK: Cell<i64> = const { Cell::new(0) };
+    /// How many pieces of at least `PIECE` bytes there still are.
+    static PIECES: Cell<u64> = const { Cell::new(u64::MAX) };
+}
+
+const PIECE: usize = 5 << 20;
+
+fn is_there(size: usize) -> bool {
+    let left = PIECES.get();
+    if size < PIECE || left == u64::MAX {
+        return true;
+    }
+    PIECES.set(left.saturating_sub(1));
+    left > 0
 }
 
 fn took(calls: u64, bytes: i64) {
@@ -29,9 +42,12 @@ fn took(calls: u64, bytes: i64) {
     PEAK.set(PEAK.get().max(BYTES.get()));
 }
 
-// SAFETY: every call goes on to the system's allocator as it came; the counters are plain cells that allocate nothing.
+// SAFETY: every call goes on to the system's allocator as it came, or gives null; the counters are plain cells that allocate nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if !is_there(layout.size()) {
+            return std::ptr::null_mut();
+        }
         // SAFETY: the caller's layout, as it came.
         let at = unsafe { System.alloc(layout) };
         took(1, if at.is_null() { 0 } else { layout.size() as i64 });
@@ -39,6 +55,9 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if !is_there(layout.size()) {
+            return std::ptr::null_mut();
+        }
         // SAFETY: the caller's layout, as it came.
         let at = unsafe { System.alloc_zeroed(layout) };
         took(1, if at.is_null() { 0 } else { layout.size() as i64 });
@@ -52,6 +71,9 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if !is_there(size) {
+            return std::ptr::null_mut();
+        }
         // SAFETY: the caller's pointer, layout and size, as they came.
         let new = unsafe { System.realloc(at, layout, size) };
         took(1, if new.is_null() { 0 } else { size as i64 - layout.size() as i64 });
@@ -238,7 +260,7 @@ fn huge_claims_are_refused_before_anything_is_taken() {
         ("a shape that overflows", Code::Argument, &|b| {
             b.create(20, &NewPage { shape: &[1 << 40, 1 << 40], nbytes: 0, ..page(None, &[], "") });
         }),
-        ("65 dimensions", Code::Corruption, &|b| b.create(20, &page(None, &[1; 65], ""))),
+        ("65 dimensions", Code::Argument, &|b| b.create(20, &page(None, &[1; 65], ""))),
         ("growing to 2^40 bytes", Code::OutOfSpace, &|b| b.resize(2, &[huge], huge)),
         ("growing a large page to 2^40", Code::OutOfSpace, &|b| b.resize(1, &[huge], huge)),
         ("growing to more", Code::Argument, &|b| b.resize(1, &[huge + 1], huge + 1)),
@@ -331,4 +353,34 @@ fn a_checkpoint_that_claims_much_takes_little() {
     assert_eq!(refused.unwrap_err().code, Code::OutOfSpace);
     assert!(most <= OPENING, "{most} bytes");
     println!("huge checkpoints: 6 claims, each within {OPENING} bytes of heap");
+}
+
+/// A record that takes a large piece of memory, with ever more such pieces to be had: what is not there is told.
+#[test]
+fn a_large_record_without_memory() {
+    let _watch = common::watch();
+    let files = RamVfs::new();
+    let bus = Bus::create_on(Arc::new(files.clone()), Path::new(DIR), &options(Durability::Os));
+    let bus = bus.unwrap();
+    let bytes = vec![7; 6 << 20];
+    let mut batch = Batch::new();
+    batch.create(1, &page(None, &[6 << 20], ""));
+    batch.write(1, 0, &bytes);
+    bus.commit(&mut batch, None, &how(Durability::Os)).unwrap();
+    bus.close().unwrap();
+    drop(bus);
+    for pieces in 0..10 {
+        PIECES.set(pieces);
+        let opened = open(&files);
+        PIECES.set(u64::MAX);
+        match opened {
+            Ok(bus) => {
+                assert!(pieces > 0, "a large record takes no memory");
+                assert_eq!(bus.view(1).unwrap().bytes(), bytes);
+                return;
+            }
+            Err(error) => assert_eq!(error.code, Code::OutOfSpace, "{pieces}: {error}"),
+        }
+    }
+    panic!("opening takes more than ten large pieces");
 }

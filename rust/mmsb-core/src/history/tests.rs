@@ -241,7 +241,7 @@ fn too_many_dimensions() {
             for fill in [&create as &dyn Fn(&mut Batch), &resize] {
                 let error = commit(base, fill).unwrap_err();
                 assert_eq!(error.code, Code::Argument, "{error}");
-                assert!(error.message.contains("dimensions") && error.message.contains("64"));
+                assert_eq!(error.message, format!("{count} dimensions; at most 64"));
                 let now = bus.snapshot().unwrap();
                 assert_eq!((now.epoch(), now.digest()), (2, before.digest()));
                 assert_eq!((now.next_id(), now.find("many")), (2, None));

@@ -1,13 +1,15 @@
 //! Lazy walks over the commits of a range of epochs, forward and backward, also while the host appends.
 //!
-//! A cursor never looks past `until`, which the caller has seen published: those records are complete.
+//! Invariants: a cursor never looks past `until`, which the caller has seen published: those records are complete. It
+//! gives every epoch of its range, or an error for the first that it cannot give; the same damage is the same error in
+//! both directions.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::reader::{Commit, Step, Walk, open_segment};
+use super::reader::{Commit, Step, Walk, bad_header, open_segment};
 use super::record::{self, Body};
-use super::segment::{self, SegmentName};
+use super::segment::{self, SegmentHeader, SegmentName};
 use crate::error::{Error, Result};
 use crate::vfs::Vfs;
 
@@ -63,7 +65,8 @@ struct Stand {
 }
 
 impl LogCursor {
-    /// Starts a walk; nothing is read yet but the names of the segments.
+    /// Starts a walk; nothing is read yet but the names of the segments. All epochs of the range must be in the log: a
+    /// caller whose log begins behind a base asks for none before it.
     pub fn new(
         vfs: Arc<dyn Vfs>,
         dir: &Path,
@@ -73,13 +76,16 @@ impl LogCursor {
     ) -> Result<LogCursor> {
         let since = since.max(1);
         let mut segments = segment::list(&*vfs, dir)?;
+        let done = since > until;
+        if !done && segments.first().is_none_or(|first| first.first_epoch > since) {
+            return Err(missing(dir, since));
+        }
         segments.retain(|s| s.first_epoch <= until);
         let first = segments.partition_point(|s| s.first_epoch <= since).saturating_sub(1);
         segments.drain(..first);
         if !reverse {
             segments.reverse();
         }
-        let done = since > until;
         Ok(LogCursor {
             vfs,
             dir: dir.to_path_buf(),
@@ -100,40 +106,33 @@ impl LogCursor {
         // A walk that failed or ended does not go on.
         self.done = true;
         let stand = self.stand.take();
-        let found = if self.reverse { self.seek_back(stand)? } else { self.seek_forward(stand)? };
-        let Some((stand, (offset, epoch))) = found else { return Ok(None) };
-        assert!(epoch <= self.until, "a cursor looks past its end");
+        let found = if self.reverse { self.seek_back(stand) } else { self.seek_forward(stand) };
+        let (stand, (offset, epoch)) = found?;
+        assert!(self.since <= epoch && epoch <= self.until, "an epoch outside of the range");
         self.done = epoch == if self.reverse { self.since } else { self.until };
         at(&mut self.stand.insert(stand).walk, offset, epoch).map(Some)
     }
 
-    /// Opens the next segment, if there is one.
-    fn open_next(&mut self) -> Result<Option<Walk>> {
-        let Some(name) = self.segments.pop() else { return Ok(None) };
-        open_segment(&*self.vfs, &self.dir, name, None).map(Some)
+    fn open_next(&mut self) -> Result<Walk> {
+        let name = self.segments.pop().ok_or_else(|| missing(&self.dir, self.since))?;
+        open_segment(&*self.vfs, &self.dir, name, None)
     }
 
     /// Moves to the next commit of the range; says where it is.
-    fn seek_forward(&mut self, stand: Option<Stand>) -> Result<Option<(Stand, Place)>> {
+    fn seek_forward(&mut self, stand: Option<Stand>) -> Result<(Stand, Place)> {
         let mut walk = match stand {
             Some(stand) => stand.walk,
-            None => match self.open_next()? {
-                Some(first) => first,
-                None => return Ok(None),
-            },
+            None => self.open_next()?,
         };
         loop {
             match step_to_commit(&mut walk)? {
                 Some((_, epoch)) if epoch < self.since => {}
-                Some(place) => return Ok(Some((Stand { walk, left: Vec::new() }, place))),
+                Some(place) => return Ok((Stand { walk, left: Vec::new() }, place)),
+                None if self.segments.is_empty() => return Err(walk.damage(MISSING)),
                 None => {
-                    let Some(next) = self.open_next()? else {
-                        return Err(walk.damage("a published commit is missing"));
-                    };
-                    if (walk.chain, walk.epoch) != (next.chain, next.epoch) {
-                        let what = "the segment does not continue the one before it";
-                        return Err(next.damage(what));
-                    }
+                    check_sealed(&walk)?;
+                    let next = self.open_next()?;
+                    check_follows(&next, &walk)?;
                     walk = next;
                 }
             }
@@ -141,22 +140,56 @@ impl LogCursor {
     }
 
     /// Takes the last place that is left, reading the segment before if need be.
-    fn seek_back(&mut self, mut stand: Option<Stand>) -> Result<Option<(Stand, Place)>> {
+    fn seek_back(&mut self, mut stand: Option<Stand>) -> Result<(Stand, Place)> {
         loop {
-            if let Some(mut stand) = stand
-                && let Some(place) = stand.left.pop()
-            {
-                return Ok(Some((stand, place)));
-            }
-            let Some(mut walk) = self.open_next()? else { return Ok(None) };
+            let place = stand.as_mut().and_then(|stand| stand.left.pop());
+            let after = match (stand, place) {
+                (Some(stand), Some(place)) => return Ok((stand, place)),
+                (after, _) => after.map(|stand| stand.walk),
+            };
+            let mut walk = self.open_next()?;
             let mut left = Vec::new();
-            while walk.epoch < self.until {
-                let Some(place) = step_to_commit(&mut walk)? else { break };
-                left.push(place);
+            // What is behind the range may be half written; a segment with another behind it is read to its end.
+            while after.is_some() || walk.epoch < self.until {
+                match step_to_commit(&mut walk)? {
+                    Some((_, epoch)) if epoch < self.since => {}
+                    Some(place) => left.push(place),
+                    None if after.is_none() => return Err(walk.damage(MISSING)),
+                    None => break,
+                }
+            }
+            if let Some(after) = after {
+                check_sealed(&walk)?;
+                check_follows(&after, &walk)?;
             }
             stand = Some(Stand { walk, left });
         }
     }
+}
+
+const MISSING: &str = "a published commit is missing";
+
+/// The error where no segment can have the commit.
+fn missing(dir: &Path, epoch: u64) -> Error {
+    Error::corruption(&segment::log_dir(dir), None, Some(epoch), MISSING)
+}
+
+/// A segment that another follows ends with its seal. One that does not has lost what comes next.
+fn check_sealed(walk: &Walk) -> Result<()> {
+    if walk.sealed {
+        return Ok(());
+    }
+    Err(walk.damage("no valid record where there had been one"))
+}
+
+/// `next` must begin where the segment before it, read to its end, ends.
+fn check_follows(next: &Walk, before: &Walk) -> Result<()> {
+    let SegmentHeader { seq, first_epoch, chain, .. } = next.header;
+    if (chain, first_epoch) == (before.chain, before.epoch.wrapping_add(1)) {
+        return Ok(());
+    }
+    let what = "the segment does not continue the one before it";
+    Err(bad_header(&next.path, SegmentName { seq, first_epoch }, what))
 }
 
 /// The commit at a place that a walk has checked.
@@ -196,3 +229,7 @@ impl Iterator for LogCursor {
         self.next_commit().map(|commit| commit.map(OwnedCommit::from)).transpose()
     }
 }
+
+#[cfg(test)]
+#[path = "cursor_tests.rs"]
+mod tests;

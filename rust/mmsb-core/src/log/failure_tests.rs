@@ -187,14 +187,20 @@ fn a_torn_header_where_the_reading_begins() {
     assert_eq!((error.code, error.detail.epoch), (Code::Corruption, Some(from + 1)));
 }
 
-/// The log of a fork begins behind what it stands on: earlier epochs are not in it.
+/// The log of a fork begins behind what it stands on: who asks for earlier epochs is told that they are missing.
 #[test]
 fn ranges_before_the_log_begins() {
     let vfs = ram();
     let opts = LogOptions { base_epoch: 5, ..options(64 << 10) };
     let mut log = Log::create(vfs.clone(), dir(), opts).unwrap();
     (6..=8).for_each(|epoch| append(&mut log, &commit(epoch, 10)).unwrap());
-    for (since, until, expected) in [(1, 5, 0..0), (1, 6, 6..7), (5, 8, 6..9), (7, 8, 7..9)] {
+    for (since, until) in [(1, 5), (1, 6), (5, 8), (5, 5)] {
+        for reverse in [false, true] {
+            let error = LogCursor::new(vfs.clone(), dir(), since, until, reverse).unwrap_err();
+            assert_eq!((error.code, error.detail.epoch), (Code::Corruption, Some(since)));
+        }
+    }
+    for (since, until, expected) in [(6, 5, 0..0), (6, 6, 6..7), (6, 8, 6..9), (7, 8, 7..9)] {
         let expected: Vec<_> = expected.map(|epoch| commit(epoch, 10)).collect();
         for reverse in [false, true] {
             let cursor = LogCursor::new(vfs.clone(), dir(), since, until, reverse).unwrap();

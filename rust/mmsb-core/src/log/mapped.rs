@@ -38,7 +38,8 @@ impl Region {
     fn new(file: &Arc<dyn VfsFile>, len: u64) -> Arc<Region> {
         Arc::new(Region {
             map: OnceLock::new(),
-            len: len.next_multiple_of(SYSTEM_PAGE),
+            // Any size may be aimed at; one that no memory has is not mapped.
+            len: len.min(i64::MAX as u64).next_multiple_of(SYSTEM_PAGE),
             file: file.clone(),
             pid: std::process::id(),
             ready: AtomicU64::new(0),

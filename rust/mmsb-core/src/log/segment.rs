@@ -24,8 +24,8 @@ pub(crate) const MAJOR: u16 = 1;
 pub(crate) const MINOR: u16 = 0;
 const EXTENSION: &str = ".mlog";
 const _: () = assert!(RECORDS.is_multiple_of(8), "records are aligned");
-/// No log gets so far; so that epochs can be counted on without an overflow.
-const MAX_EPOCH: u64 = 1 << 62;
+/// No segment begins past this; so that epochs can be counted on without an overflow.
+pub(crate) const MAX_EPOCH: u64 = 1 << 62;
 const _: () = assert!(MAX_EPOCH <= u64::MAX / 2);
 
 /// What a segment's header says.

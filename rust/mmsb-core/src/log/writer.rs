@@ -14,7 +14,9 @@ use super::active::{Active, Entry};
 use super::mapped::Helper;
 use super::meta::{MetaSlots, StoreMeta};
 use super::record::{self, HEADROOM, SEAL_ROOM, padded};
-use super::segment::{self, Gate, RECORDS, Segment, SegmentHeader, SegmentName, sync_all};
+use super::segment::{
+    self, Gate, MAX_EPOCH, RECORDS, Segment, SegmentHeader, SegmentName, sync_all,
+};
 use super::{LogOptions, Position, lock};
 use crate::error::{Code, Error, Result};
 use crate::hash::h64;
@@ -96,6 +98,11 @@ impl SyncPoint {
 impl Log {
     /// Makes a store with an empty log, durable when this returns.
     pub fn create(vfs: Arc<dyn Vfs>, dir: &Path, opts: LogOptions) -> Result<Log> {
+        if opts.base_epoch >= MAX_EPOCH {
+            let what =
+                format!("base_epoch = {}; at most {} (2**62 - 1)", opts.base_epoch, MAX_EPOCH - 1);
+            return Err(Error::new(Code::Argument, what));
+        }
         let failed = |path: &Path, e: std::io::Error| Error::storage(path, &e, "create");
         vfs.create_dir(dir).map_err(|e| failed(dir, e))?;
         refuse_foreign(&*vfs, dir)?;
@@ -135,7 +142,7 @@ impl Log {
         log.synced(&point);
         assert_eq!(log.durable, log.state.end, "a new log is not durable");
         let log_dir = segment::log_dir(dir);
-        let name = SegmentName { seq: 0, first_epoch: log.state.epoch.saturating_add(1) };
+        let name = SegmentName { seq: 0, first_epoch: log.state.epoch + 1 };
         log.vfs.rename(&begun, &log_dir.join(name.file())).map_err(|e| failed(&begun, e))?;
         log.vfs.sync_dir(&log_dir).map_err(|e| Error::storage(&log_dir, &e, "sync"))?;
         log.write_meta()?;
@@ -212,6 +219,9 @@ impl Log {
         time: Option<u64>,
         buf: &mut Vec<u8>,
     ) -> Result<()> {
+        if self.state.epoch >= MAX_EPOCH {
+            return Err(self.too_far());
+        }
         let need = padded(buf.len() as u64);
         if self.active.as_ref().is_some_and(|active| !active.fits(need)) {
             self.seal()?;
@@ -229,6 +239,14 @@ impl Log {
         self.state.grow(end, done?);
         assert!(self.durable < end, "a record is durable before its sync");
         Ok(())
+    }
+
+    /// Only a forged log gets to an epoch behind which no segment can begin.
+    #[cold]
+    fn too_far(&self) -> Error {
+        let (log, epoch) = (segment::log_dir(&self.dir), self.state.epoch);
+        let what = "no log gets to this epoch; nothing can follow it";
+        Error::corruption(&log, None, Some(epoch), what)
     }
 
     /// Fails once a write or sync has failed.
@@ -274,8 +292,7 @@ impl Log {
         assert!(self.behind.len() <= 1, "more than the last two segments are unsynced");
         assert!(self.durable <= self.state.end, "more is durable than was written");
         assert!(self.state.end.seq <= self.state.next_seq, "the log ends in a later segment");
-        let first_epoch = self.state.epoch.saturating_add(1);
-        let name = SegmentName { seq: self.state.next_seq, first_epoch };
+        let name = SegmentName { seq: self.state.next_seq, first_epoch: self.state.epoch + 1 };
         let header = SegmentHeader {
             uuid: self.meta.now.uuid,
             salt: random(&self.opts, "salt", name.seq),

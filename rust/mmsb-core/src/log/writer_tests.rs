@@ -1,8 +1,10 @@
-//! What the writer says of the sync that runs behind the commits, where it ends badly.
+//! What the writer says of the sync that runs behind the commits, where it ends badly; and how far a log goes.
 
 use super::super::double::Double;
-use super::super::tests::{DIR, append, commit, options, ram, try_open};
+use super::super::tests::{DIR, append, commit, image, options, ram, try_open};
+use super::super::{LogCursor, OwnedCommit};
 use super::*;
+use crate::vfs::OsVfs;
 
 /// A sync behind the commits that failed, or whose thread did, is told by whoever waits for it, and nothing is written
 /// or synced as if it had been done.
@@ -27,4 +29,68 @@ fn a_sync_behind_the_commits_that_ends_badly() {
         drop(log);
         assert_eq!(try_open(&double.vfs(), Path::new(DIR), 0).unwrap().2, [commit(1, 80)]);
     }
+}
+
+/// At the last epoch that a segment can begin with the log ends: what would follow is refused and leaves no byte, and
+/// everybody can still read it.
+#[test]
+fn the_last_epoch() {
+    let (vfs, dir) = (ram(), Path::new(DIR));
+    let base = MAX_EPOCH - 3;
+    let at = |epoch| OwnedCommit { epoch, ..commit(epoch - base, 80) };
+    let all: Vec<_> = (base + 1..=MAX_EPOCH).map(at).collect();
+    let opts = |base_epoch| LogOptions { base_epoch, ..options(segment::RECORDS + 192) };
+    let mut log = Log::create(vfs.clone(), dir, opts(base)).unwrap();
+    all.iter().for_each(|c| append(&mut log, c).unwrap());
+    let check = |log: &mut Log| {
+        let before = image(&*vfs, dir);
+        for refused in [append(log, &at(MAX_EPOCH + 1)), log.append_mark(MAX_EPOCH, 1, 2)] {
+            let error = refused.unwrap_err();
+            assert_eq!((error.code, error.detail.epoch), (Code::Corruption, Some(MAX_EPOCH)));
+        }
+        log.usable().unwrap();
+        assert!(image(&*vfs, dir) == before, "a refused record left something");
+        assert_eq!(segment::list(&*vfs, dir).unwrap().len(), 3);
+    };
+    check(&mut log);
+    log.close().unwrap();
+    check(&mut log);
+    drop(log);
+    let (mut log, _, seen) = try_open(&vfs, dir, base).unwrap();
+    assert_eq!(seen, all);
+    check(&mut log);
+    drop(log);
+    for reverse in [false, true] {
+        let cursor = LogCursor::new(vfs.clone(), dir, base + 1, MAX_EPOCH, reverse).unwrap();
+        assert_eq!(cursor.filter(|c| c.is_ok()).count(), 3);
+    }
+    for base in [MAX_EPOCH, u64::MAX] {
+        let vfs = ram();
+        let error = Log::create(vfs.clone(), dir, opts(base)).unwrap_err();
+        assert_eq!(error.code, Code::Argument);
+        assert!(error.message.contains(&format!("{base}")) && error.message.contains("2**62"));
+        assert!(!vfs.exists(dir).unwrap());
+    }
+}
+
+/// Any size may be asked of a segment: one that nothing can reach is as good as a large one.
+#[test]
+fn segments_of_absurd_size() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut images = Vec::new();
+    for size in [64 << 20, 1 << 62, i64::MAX as u64, u64::MAX - 4095, u64::MAX - 4094, u64::MAX] {
+        for mapped in [false, true] {
+            let dir = tmp.path().join(format!("{size} {mapped}"));
+            for (vfs, dir) in [(Arc::new(OsVfs) as Arc<dyn Vfs>, &*dir), (ram(), Path::new(DIR))] {
+                let opts = LogOptions { mapped, ..options(size) };
+                let mut log = Log::create(vfs.clone(), dir, opts).unwrap();
+                (1..=20).for_each(|epoch| append(&mut log, &commit(epoch, 50_000)).unwrap());
+                log.close().unwrap();
+                drop(log);
+                let files = image(&*vfs, dir).into_iter();
+                images.push(files.map(|(_, bytes)| bytes).collect::<Vec<_>>());
+            }
+        }
+    }
+    assert!(images.iter().all(|image| *image == images[0]));
 }

@@ -12,6 +12,7 @@ pub use fd::give_up_descriptors;
 pub use os::OsVfs;
 pub use ram::RamVfs;
 
+use std::alloc::{Layout, alloc_zeroed};
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -130,11 +131,7 @@ pub(crate) fn read_vec(file: &dyn VfsFile, offset: u64, len: u64) -> io::Result<
         return Ok(None);
     }
     let Ok(len) = usize::try_from(len) else { return Ok(None) };
-    // Zeroed memory comes untouched from the system, but taking it cannot fail: so it is tried before.
-    if Vec::<u8>::new().try_reserve_exact(len).is_err() {
-        return Ok(None);
-    }
-    let mut bytes = vec![0u8; len];
+    let Some(mut bytes) = zeroed(len) else { return Ok(None) };
     let mut at = 0;
     while at < len {
         let Some(data) = file.next_data(offset + at as u64)? else { break };
@@ -146,6 +143,23 @@ pub(crate) fn read_vec(file: &dyn VfsFile, offset: u64, len: u64) -> io::Result<
         at = end;
     }
     Ok(Some(bytes))
+}
+
+/// Zeros that come untouched from the system, if it has them: `vec!` aborts without memory, and filling a reserved `Vec`
+/// touches every page of it.
+#[allow(unsafe_code)]
+fn zeroed(len: usize) -> Option<Vec<u8>> {
+    let layout = Layout::array::<u8>(len).ok()?;
+    if len == 0 {
+        return Some(Vec::new());
+    }
+    // SAFETY: the layout has a size above zero.
+    let bytes = unsafe { alloc_zeroed(layout) };
+    if bytes.is_null() {
+        return None;
+    }
+    // SAFETY: allocated just now by the global allocator with the layout of so many bytes, which are all zeros.
+    Some(unsafe { Vec::from_raw_parts(bytes, len, len) })
 }
 
 /// Writes all of `data`.
