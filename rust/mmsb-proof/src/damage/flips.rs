@@ -97,7 +97,7 @@ fn travel(store: &Store, case: u64) -> [u64; 3] {
 }
 
 /// Random damage of more than one bit.
-pub(super) fn many(args: &Args) -> Row<'static> {
+pub fn many(args: &Args) -> Vec<Row<'static>> {
     let store = Store::sample(args.seed, &life());
     let files = store.files();
     let count = args.cases.unwrap_or(1_000_000);
@@ -117,7 +117,7 @@ pub(super) fn many(args: &Args) -> Row<'static> {
         }
     });
     show("more than one bit", &tally);
-    Row {
+    vec![Row {
         id: "06-multi-bit",
         row: "6 Bit flips: more than one, sectors, blocks",
         tried: "bits of one or several files, sectors and 4 KiB blocks exchanged, duplicated, zeroed, random, files \
@@ -137,7 +137,7 @@ pub(super) fn many(args: &Args) -> Row<'static> {
             tally.of(OLDER)
         ),
         command: args.command.clone(),
-    }
+    }]
 }
 
 /// Damages a store in a random way, which may leave it as it was.

@@ -20,17 +20,13 @@ use mmsb_core::{Bus, Code, Durability, Error, Mode, Options, log};
 use crate::args::Args;
 use crate::format;
 use crate::model::{Act, Driver, State, compare};
-use crate::report::Row;
 use crate::sim::{Disk, SimVfs};
 
-pub use flips::bits;
+pub use flips::{bits, many};
+pub use misplaced::run as misplaced;
+pub use torn::{matrix as torn_or_damaged, records as torn_records};
 
 const DIR: &str = "/s";
-
-/// Rows 3, 6 (more than one bit), 7 and 8.
-pub fn run(args: &Args) -> Vec<Row<'static>> {
-    vec![flips::many(args), misplaced::run(args), torn::matrix(args), torn::records(args)]
-}
 
 fn options(seed: u64) -> Options {
     Options {

@@ -28,7 +28,7 @@ struct Fresh {
 }
 
 /// Row 3: each record of a life, cut at each of its bytes.
-pub(super) fn records(args: &Args) -> Row<'static> {
+pub fn records(args: &Args) -> Vec<Row<'static>> {
     let mut tally = Tally::default();
     for durability in [Durability::Disk, Durability::Os, Durability::Memory] {
         let options = Options { durability: Some(durability), ..options(args.seed) };
@@ -44,7 +44,7 @@ pub(super) fn records(args: &Args) -> Row<'static> {
         }
     }
     show("cuts of one record", &tally);
-    Row {
+    vec![Row {
         id: "03-torn-record",
         row: "3 Torn write inside one record",
         tried: "each commit, checkpoint mark, seal and segment header of a life at each durability, cut at each byte, \
@@ -54,7 +54,7 @@ pub(super) fn records(args: &Args) -> Row<'static> {
         seed: args.seed.to_string(),
         result: "each time exactly the epoch before, as reader and as host, and the store lives on".to_string(),
         command: args.command.clone(),
-    }
+    }]
 }
 
 /// Every record that a life writes, in the moment after it was written.
@@ -244,7 +244,7 @@ fn verdict(disk: &Disk, what: &str) -> Option<u64> {
 }
 
 /// Row 8: damage in each record of many lives, and the ends that power losses leave.
-pub(super) fn matrix(args: &Args) -> Row<'static> {
+pub fn matrix(args: &Args) -> Vec<Row<'static>> {
     let count = args.cases.unwrap_or(100_000).max(64);
     // A life gives 60 cases or more.
     let tally = share(count / 40, args.threads, |range, tally| {
@@ -256,7 +256,7 @@ pub(super) fn matrix(args: &Args) -> Row<'static> {
     });
     assert!(tally.all() >= count);
     show("damage or torn", &tally);
-    Row {
+    vec![Row {
         id: "08-torn-or-damaged",
         row: "8 Damage told apart from torn ends",
         tried: "each record of random lives of a log, before and behind the last durable place: bits, zeros, random \
@@ -270,7 +270,7 @@ pub(super) fn matrix(args: &Args) -> Row<'static> {
             tally.of(OPENED)
         ),
         command: args.command.clone(),
-    }
+    }]
 }
 
 const REFUSED: &str = "refused";
