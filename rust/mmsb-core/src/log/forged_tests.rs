@@ -7,6 +7,7 @@ use super::record::{self, HEADER};
 use super::tests::*;
 use super::*;
 use crate::error::Code;
+use crate::hash::h64;
 use crate::vfs::{OpenKind, RamVfs, write_all_at};
 
 fn dir() -> &'static Path {
@@ -96,6 +97,29 @@ fn records_that_cannot_be_next() {
         let place = begin + if behind { 48 } else { 0 };
         assert_eq!((code, offset, epoch), (Code::Corruption, Some(place), Some(3)));
     }
+}
+
+/// A record that proves what was durable is found behind one that claims more bytes than the file has.
+#[test]
+fn a_proof_behind_a_claim() {
+    let (vfs, begin) = with(&[]);
+    let names = segment::list(&*vfs, dir()).unwrap();
+    let salt = reader::open_segment(&*vfs, dir(), names[0], None).unwrap().header.salt;
+    let file = raw(&*vfs, &segments(&*vfs)[0]);
+    let mut head = [1; HEADER];
+    head[14..20].copy_from_slice(&(1u64 << 30).to_le_bytes()[..6]);
+    let sum = (h64(&head[12..]) ^ record::seed(&salt, begin)) as u32;
+    head[8..12].copy_from_slice(&sum.to_le_bytes());
+    write_all_at(&*file, begin, &head).unwrap();
+    assert_eq!(read_only(&vfs, dir()).unwrap().0.torn_bytes, HEADER as u64);
+    let (at, durable) = (begin + 96, begin + 8);
+    let mut proof = vec![0; HEADER];
+    proof.extend_from_slice(&[(at - durable) as u8, 1]);
+    record::finish(&mut proof, 1, record::DURABLE, 4, 0, record::seed(&salt, at));
+    proof.resize(record::padded(proof.len() as u64) as usize, 0);
+    write_all_at(&*file, at, &proof).unwrap();
+    let error = read_only(&vfs, dir()).unwrap_err();
+    assert_eq!((error.code, error.detail.offset), (Code::Corruption, Some(begin)));
 }
 
 /// A kind or a flag of a later format is no damage: the store wants a newer version.

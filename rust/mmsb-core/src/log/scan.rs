@@ -95,9 +95,10 @@ impl<'a> Scan<'a> {
     ) -> Result<End> {
         let next = self.from_epoch.saturating_add(1);
         let mut start = self.names.partition_point(|n| n.first_epoch <= next).saturating_sub(1);
-        // Until a sync has reached the last segment, the one before may have lost its end with the power.
+        // Until a sync has reached the last segment, the one before may have lost its end with the power. The first
+        // segment is durable before it has a name.
         let unproven = self.meta.durable.seq < self.names[start].seq;
-        if start > 0 && start + 1 == self.names.len() && unproven {
+        if start + 1 == self.names.len() && unproven {
             start -= 1;
         }
         if self.names[start].first_epoch > next {
