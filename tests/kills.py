@@ -168,9 +168,11 @@ def run(series: Series, store: Path, rounds: int, rng: random.Random) -> Counter
 def main() -> None:
     """Spread so many kills over all series and note what came of it."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("kills", type=int)
+    parser.add_argument("kills", type=int, help=f"at least {len(SERIES)}")
     parser.add_argument("seed", type=int)
     asked = parser.parse_args()
+    if asked.kills < len(SERIES):
+        parser.error(f"fewer kills than the {len(SERIES)} series")
     all_seen: Counter[str] = Counter()
     for i, series in enumerate(SERIES):
         rounds = asked.kills // len(SERIES) + (i < asked.kills % len(SERIES))
