@@ -6,6 +6,40 @@ use super::super::{LogCursor, OwnedCommit};
 use super::*;
 use crate::vfs::OsVfs;
 
+/// A seal that could not be written ends the log: what is in the file behind the last record is not known.
+#[test]
+fn a_seal_that_cannot_be_written() {
+    let double = Double::new(ram());
+    let mut log =
+        Log::create(double.vfs(), Path::new(DIR), options(segment::RECORDS + 192)).unwrap();
+    append(&mut log, &commit(1, 80)).unwrap();
+    double.fail(|call| (call.what == "write").then(|| std::io::Error::from_raw_os_error(5)));
+    assert_eq!(append(&mut log, &commit(2, 80)).unwrap_err().code, Code::Storage);
+    double.heal();
+    double.calls();
+    assert_eq!(log.usable().unwrap_err().code, Code::Storage);
+    assert_eq!(append(&mut log, &commit(2, 80)).unwrap_err().code, Code::Storage);
+    assert_eq!(double.changes(), [""; 0]);
+}
+
+/// Verifying counts marks like commits, and hands them on.
+#[test]
+fn marks_are_counted() {
+    let walk = |marks: u64| {
+        let vfs = ram();
+        let mut log = Log::create(vfs.clone(), Path::new(DIR), options(64 << 10)).unwrap();
+        append(&mut log, &commit(1, 10)).unwrap();
+        (0..marks).for_each(|mark| log.append_mark(1, u128::from(mark), 7).unwrap());
+        log.close().unwrap();
+        let mut on = |error: Error| panic!("{error}");
+        super::super::verify(&*vfs, Path::new(DIR), None, &mut on, &mut |_, _| {}).unwrap()
+    };
+    let (none, two) = (walk(0), walk(2));
+    assert_eq!(two.records, none.records + 2);
+    let marks: Vec<_> = two.marks.iter().map(|m| (m.epoch, m.digest, m.size)).collect();
+    assert_eq!((none.marks.len(), marks), (0, vec![(1, 0, 7), (1, 1, 7)]));
+}
+
 /// A sync behind the commits that failed, or whose thread did, is told by whoever waits for it, and nothing is written
 /// or synced as if it had been done.
 #[test]

@@ -200,6 +200,38 @@ fn forked_children_hold_what_was_there() {
     assert_eq!(lock(&core.sequencer).reclaim.held_bytes(), 0);
 }
 
+/// What was dead at one fork only is that child's: not the earlier one's, and not the later one's that cannot show it.
+#[test]
+#[cfg_attr(miri, ignore = "ppoll")]
+fn a_child_holds_what_its_own_fork_found() {
+    let core = core();
+    let mut reclaim = Reclaim::default();
+    let slot = core.pins.claim().unwrap();
+    core.pins.pin_at(slot, 5);
+    let earlier = piece(&core, 4, 6, DeadKind::Node);
+    reclaim.retire(&mut vec![earlier]);
+    let (ours, first_child) = rustix::pipe::pipe().unwrap();
+    reclaim.guard(&core, Arc::new(ours), 10);
+    core.pins.pin_at(slot, 6);
+    let later = piece(&core, 1, 7, DeadKind::Frame);
+    core.arena.retain(later.offset);
+    reclaim.retire(&mut vec![later]);
+    let (ours, second_child) = rustix::pipe::pipe().unwrap();
+    reclaim.guard(&core, Arc::new(ours), 11);
+    core.arena.release(later.offset);
+    core.pins.release(slot);
+    reclaim.pass(&core, true);
+    let mut both = [earlier.offset, later.offset];
+    both.sort_unstable();
+    assert_eq!(waiting(&reclaim), both);
+    drop(first_child);
+    reclaim.pass(&core, true);
+    assert_eq!(waiting(&reclaim), [later.offset]);
+    drop(second_child);
+    reclaim.pass(&core, true);
+    assert_eq!(waiting(&reclaim), [0; 0]);
+}
+
 /// A host that forks again and again, and commits little, keeps no more than its living children may show.
 #[test]
 #[cfg_attr(miri, ignore = "ppoll")]
