@@ -132,12 +132,15 @@ valgrind: $(VENV)/.installed  ## valgrind over a Python run of everything that t
 	scripts/undefined $@
 
 mutants:  ## tests of the tests: every mutant in log, checkpoint, recovery and reclaim
+	cargo mutants --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-mutants
 	scripts/mutants
 
 mutants-fast:  ## the same for a few files
+	cargo mutants --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-mutants
 	scripts/mutants --fast
 
 coverage:  ## lines and regions of log, checkpoint, recovery and reclaim that the Rust tests reach
+	cargo llvm-cov --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-llvm-cov
 	scripts/coverage
 
 assertions:  ## how many assertions are on in release, and what they cost a commit
