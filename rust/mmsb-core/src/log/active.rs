@@ -100,7 +100,6 @@ impl Active {
     /// Reserves the space for a record of this size and a seal, so that a full disk shows before the record is begun.
     #[inline]
     pub(crate) fn reserve(&mut self, need: u64) -> Result<()> {
-        assert!(need.is_multiple_of(8), "space for a record that is not padded");
         let least = self.end + need + SEAL_ROOM;
         if least <= self.reserved {
             return Ok(());
