@@ -118,7 +118,8 @@ impl Alloc {
 
     /// Whether `bytes` more would be within the limit, if need be without the slabs that have become empty.
     pub(crate) fn room_for(&mut self, bytes: u64) -> bool {
-        let fits = |this: &Alloc| this.used().saturating_add(bytes) <= this.limit;
+        let fits =
+            |this: &Alloc| this.used().checked_add(bytes).is_some_and(|all| all <= this.limit);
         if !fits(self) {
             self.trim();
         }
