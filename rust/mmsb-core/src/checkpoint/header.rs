@@ -6,7 +6,7 @@ use super::damage;
 use crate::Result;
 use crate::apply::MAX_ID;
 use crate::hash::h64;
-use crate::log::{FORMAT, check_version};
+use crate::log::{FORMAT, check_version, checked, u64_at};
 
 pub(super) const HEADER: usize = 4096;
 const MAGIC: [u8; 16] = *b"\x89MMSB ckpt\r\n\x1a\n\0\xff";
@@ -50,17 +50,13 @@ pub(super) struct Header {
     pub(super) digest: u128,
 }
 
-fn word(head: &[u8; HEADER], at: usize) -> u64 {
-    head[at..at + 8].iter().rev().fold(0, |all, &b| all << 8 | u64::from(b))
-}
-
 fn wide(head: &[u8; HEADER], at: usize) -> u128 {
-    u128::from(word(head, at)) | u128::from(word(head, at + 8)) << 64
+    u128::from(u64_at(head, at)) | u128::from(u64_at(head, at + 8)) << 64
 }
 
 /// Whether the bytes are what was written.
 pub(super) fn is_whole(head: &[u8; HEADER]) -> bool {
-    word(head, SUM) == h64(&head[..SUM])
+    checked(head, HEADER, &MAGIC)
 }
 
 /// Whether the checkpoint was made without being asked for.
@@ -109,18 +105,18 @@ impl Header {
         size: u64,
     ) -> Result<Header> {
         let bad = |offset: usize, what: &str| Err(damage(path, offset as u64, epoch, what));
-        if head[..VERSION] != MAGIC || !is_whole(head) {
+        if !is_whole(head) {
             return bad(0, "the checkpoint's header is damaged");
         }
         check_version(head, path)?;
-        if head[UUID..EPOCH] != uuid || word(head, EPOCH) != epoch {
+        if head[UUID..EPOCH] != uuid || u64_at(head, EPOCH) != epoch {
             return bad(UUID, "the checkpoint is of another store or epoch");
         }
         if epoch >= MAX_EPOCH {
             return bad(EPOCH, "no log gets to this epoch");
         }
-        let (index_at, index_len) = (word(head, INDEX_AT), word(head, INDEX_AT + 8));
-        let fits = index_at.checked_add(index_len) == Some(size) && word(head, SIZE) == size;
+        let (index_at, index_len) = (u64_at(head, INDEX_AT), u64_at(head, INDEX_AT + 8));
+        let fits = index_at.checked_add(index_len) == Some(size) && u64_at(head, SIZE) == size;
         if !fits || index_at < HEADER as u64 || head[END..SUM].iter().any(|&b| b != 0) {
             return bad(INDEX_AT, "the checkpoint's size is not what it says");
         }
@@ -128,10 +124,10 @@ impl Header {
             automatic: is_automatic(head),
             uuid,
             epoch,
-            time: word(head, EPOCH + 8),
-            next_id: word(head, EPOCH + 16),
-            pages: word(head, EPOCH + 24),
-            tags: word(head, EPOCH + 32),
+            time: u64_at(head, EPOCH + 8),
+            next_id: u64_at(head, EPOCH + 16),
+            pages: u64_at(head, EPOCH + 24),
+            tags: u64_at(head, EPOCH + 32),
             index_at,
             index_len,
             index_hash: wide(head, INDEX_HASH),

@@ -41,9 +41,9 @@ pub use cursor::{LogCursor, OwnedCommit};
 pub use meta::{StoreMeta, read_meta};
 pub use reader::Commit;
 pub use record::{HEADROOM, META, SOURCE, put_text};
-pub(crate) use record::{put_varint, take_varint};
+pub(crate) use record::{put_varint, take_varint, u64_at};
 pub use recover::{CheckpointMark, LogRecovery, OpenMode, open};
-pub(crate) use segment::check_version;
+pub(crate) use segment::{check_version, checked};
 pub use verify::{Walked, verify};
 pub use writer::{Log, SyncPoint};
 

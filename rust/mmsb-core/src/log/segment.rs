@@ -101,7 +101,7 @@ pub(super) fn array(bytes: &[u8], at: usize) -> [u8; 16] {
 }
 
 /// Whether the bytes begin with the magic and end with their checksum.
-pub(super) fn checked(bytes: &[u8], len: usize, magic: &[u8; 16]) -> bool {
+pub(crate) fn checked(bytes: &[u8], len: usize, magic: &[u8; 16]) -> bool {
     bytes.len() == len
         && bytes.starts_with(magic)
         && h64(&bytes[..len - 8]) == u64_at(bytes, len - 8)
