@@ -4,7 +4,7 @@
 //! first and the old one retired. If the commit fails, every piece it took is given back and nothing else happened.
 
 use crate::Result;
-use crate::arena::{Alloc, Arena, Mem, out_of_space};
+use crate::arena::{Alloc, Arena, Mem, Piece, out_of_space};
 use crate::museum::{Defect, planted};
 use crate::root::Root;
 use crate::sync::MutexGuard;
@@ -90,20 +90,23 @@ impl<'a> Edit<'a> {
         self.root.epoch
     }
 
-    /// Bytes whose contents are unknown.
     #[inline]
-    pub(crate) fn take(&mut self, len: u64) -> Result<u64> {
+    fn piece(&mut self, len: u64) -> Result<Piece> {
         let piece = self.alloc.take(len)?;
         assert!(piece.offset != 0, "offset 0 is nothing");
         self.taken.push((piece.offset, len));
-        Ok(piece.offset)
+        Ok(piece)
+    }
+
+    /// Bytes whose contents are unknown.
+    #[inline]
+    pub(crate) fn take(&mut self, len: u64) -> Result<u64> {
+        Ok(self.piece(len)?.offset)
     }
 
     /// Zeroed bytes.
     pub(crate) fn take_zeroed(&mut self, len: u64) -> Result<u64> {
-        let piece = self.alloc.take(len)?;
-        assert!(piece.offset != 0, "offset 0 is nothing");
-        self.taken.push((piece.offset, len));
+        let piece = self.piece(len)?;
         if !piece.zero && !planted(Defect::FrameNotCleared) {
             self.mem().zero(piece.offset, len);
         }

@@ -18,7 +18,7 @@ mod slots;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-pub(crate) use alloc::{Alloc, BLOCK, size_class};
+pub(crate) use alloc::{Alloc, BLOCK, Piece, size_class};
 pub(crate) use backing::{Backing, Mapping, reopen_read_only};
 pub(crate) use slots::Slots;
 
