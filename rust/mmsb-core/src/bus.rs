@@ -396,8 +396,8 @@ impl Inner {
         if !planted(Defect::CheckpointBeforeLog) {
             core.wait_durable(epoch)?;
         }
-        checkpoint::install(&*store.vfs, &store.dir, epoch)?;
-        checkpoint::sync_names(&*store.vfs, &store.dir)
+        let names = checkpoint::install(&*store.vfs, &store.dir, epoch)?;
+        checkpoint::sync_names(&*names, &store.dir)
             .inspect_err(|error| *ended = Some(error.clone()))?;
         let mut seq = lock(&core.sequencer);
         let marked =

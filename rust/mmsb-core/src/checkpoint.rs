@@ -24,7 +24,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::log::CheckpointMark;
-use crate::vfs::{OpenKind, Vfs, read_exact_at};
+use crate::vfs::{OpenKind, Vfs, VfsDir, read_exact_at};
 use crate::{Code, Error, Result};
 
 use header::HEADER;
@@ -71,16 +71,18 @@ pub(crate) fn path(store: &Path, epoch: u64) -> PathBuf {
     dir(store).join(file_name(epoch))
 }
 
-/// Gives a written checkpoint its name; `sync_names` makes that durable.
-pub(crate) fn install(vfs: &dyn Vfs, store: &Path, epoch: u64) -> Result<()> {
-    let to = path(store, epoch);
-    vfs.rename(&temp(store, epoch), &to).map_err(|e| Error::storage(&to, &e, "cannot rename to"))
+/// Gives a written checkpoint its name. The directory that is returned makes that durable, with [`sync_names`]: it was
+/// opened before, so that the sync is asked for in any case.
+pub(crate) fn install(vfs: &dyn Vfs, store: &Path, epoch: u64) -> Result<Box<dyn VfsDir>> {
+    let (dir, to) = (dir(store), path(store, epoch));
+    let names = vfs.open_dir(&dir).map_err(|e| Error::storage(&dir, &e, "cannot open"))?;
+    let renamed = vfs.rename(&temp(store, epoch), &to);
+    renamed.map_err(|e| Error::storage(&to, &e, "cannot rename to")).map(|()| names)
 }
 
 /// Makes the names of all checkpoints durable.
-pub(crate) fn sync_names(vfs: &dyn Vfs, store: &Path) -> Result<()> {
-    let dir = dir(store);
-    vfs.sync_dir(&dir).map_err(|e| Error::storage(&dir, &e, "cannot sync"))
+pub(crate) fn sync_names(names: &dyn VfsDir, store: &Path) -> Result<()> {
+    names.sync().map_err(|e| Error::storage(&dir(store), &e, "cannot sync"))
 }
 
 /// Whether a checkpoint was made without being asked for. One that cannot be read is left alone.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::error::Result;
-use crate::vfs::{FileMap, OpenKind, StoreLock, Vfs, VfsFile};
+use crate::vfs::{FileMap, OpenKind, StoreLock, Vfs, VfsDir, VfsFile};
 
 /// One call: what, on which file, and which bytes of it.
 #[derive(Debug, Clone)]
@@ -21,7 +21,10 @@ pub(crate) struct Call {
 impl Call {
     /// Whether it may change something on the disk, or make a change durable.
     pub(crate) fn changes(&self) -> bool {
-        !matches!(self.what, "read" | "size" | "next_data" | "list" | "exists" | "open" | "locked")
+        !matches!(
+            self.what,
+            "read" | "size" | "next_data" | "list" | "exists" | "open" | "open_dir" | "locked"
+        )
     }
 }
 
@@ -138,9 +141,10 @@ impl Vfs for Double {
         self.0.inner.unlink(&at(path))
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.note("sync_dir", dir, 0, 0)?;
-        self.0.inner.sync_dir(&at(dir))
+    fn open_dir(&self, dir: &Path) -> io::Result<Box<dyn VfsDir>> {
+        self.note("open_dir", dir, 0, 0)?;
+        let inner = self.0.inner.open_dir(&at(dir))?;
+        Ok(Box::new(DoubleDir { on: self.clone(), path: dir.to_path_buf(), inner }))
     }
 
     fn lock(&self, path: &Path) -> Result<Box<dyn StoreLock>> {
@@ -150,6 +154,20 @@ impl Vfs for Double {
     fn locked(&self, path: &Path) -> io::Result<bool> {
         self.note("locked", path, 0, 0)?;
         self.0.inner.locked(&at(path))
+    }
+}
+
+#[derive(Debug)]
+struct DoubleDir {
+    on: Double,
+    path: PathBuf,
+    inner: Box<dyn VfsDir>,
+}
+
+impl VfsDir for DoubleDir {
+    fn sync(&self) -> io::Result<()> {
+        self.on.note("sync_dir", &self.path, 0, 0)?;
+        self.inner.sync()
     }
 }
 

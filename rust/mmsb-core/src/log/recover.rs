@@ -156,7 +156,7 @@ pub fn open(
         slots.write(state.end, state.epoch)?;
         slots.sync()?;
     }
-    Ok((Some(Log::resume(vfs, dir, opts, lock, slots, state)), found))
+    Ok((Some(Log::resume(vfs, dir, opts, lock, slots, state)?), found))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::record::u64_at;
 use crate::error::{Code, Error, Result};
 use crate::hash::h64;
 use crate::museum::{Defect, planted};
-use crate::vfs::{Vfs, VfsFile};
+use crate::vfs::{Vfs, VfsDir, VfsFile};
 
 /// Where the records begin.
 pub(crate) const HEADER_LEN: usize = 4096;
@@ -202,22 +202,61 @@ pub(crate) fn log_dir(dir: &Path) -> PathBuf {
 
 /// All syncs of one writer pass through here, one at a time: the kernel reports a failure to one caller only, so the
 /// others must learn of it from us.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Gate {
     /// Held while a sync runs.
     turn: Mutex<()>,
     failure: OnceLock<Error>,
+    /// The directory of the segments, open as long as the log is: a sync must not fail for want of a descriptor.
+    names: Box<dyn VfsDir>,
+    log: PathBuf,
 }
 
 impl Gate {
-    /// Runs a sync, unless an earlier one failed.
-    pub(crate) fn run(&self, sync: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(crate) fn open(vfs: &dyn Vfs, store: &Path) -> Result<Gate> {
+        let log = log_dir(store);
+        let names = vfs.open_dir(&log).map_err(|e| Error::storage(&log, &e, "open"))?;
+        Ok(Gate { turn: Mutex::default(), failure: OnceLock::new(), names, log })
+    }
+
+    /// Makes the bytes of segments durable, then the names of all segments that there are: of these and of `newest`.
+    /// Asks for nothing once a sync has failed.
+    pub(crate) fn sync(&self, segments: &[Arc<Segment>], newest: Option<&Segment>) -> Result<()> {
+        assert!(segments.is_sorted_by(|a, b| a.seq < b.seq), "segments are synced out of order");
+        let last = segments.last().map(|segment| segment.seq);
+        assert!(
+            newest.is_none_or(|newest| last < Some(newest.seq)),
+            "a newer segment is synced first"
+        );
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.check()?;
-        sync().inspect_err(|error| {
+        self.sync_all(segments, newest).inspect_err(|error| {
             let first = self.failure.set(error.clone()).is_ok();
             assert!(first, "a sync was tried after one had failed");
         })
+    }
+
+    fn sync_all(&self, segments: &[Arc<Segment>], newest: Option<&Segment>) -> Result<()> {
+        for segment in segments {
+            let again = |e| if planted(Defect::SyncRetried) { segment.file.sync() } else { Err(e) };
+            segment
+                .file
+                .sync()
+                .or_else(again)
+                .map_err(|e| Error::storage(&segment.path, &e, "sync"))?;
+        }
+        let every = || segments.iter().map(|segment| &**segment).chain(newest);
+        let unnamed = every().any(|segment| !segment.named.load(Ordering::Acquire));
+        if unnamed && !planted(Defect::DirectoryNotSynced) {
+            self.sync_names()?;
+            every().for_each(|segment| segment.named.store(true, Ordering::Release));
+        }
+        Ok(())
+    }
+
+    /// Makes the names of all segments durable, where no writer can have failed yet.
+    pub(crate) fn sync_names(&self) -> Result<()> {
+        self.names.sync().map_err(|e| Error::storage(&self.log, &e, "sync"))
     }
 
     /// Fails if a sync has failed.
@@ -246,33 +285,6 @@ impl Segment {
     pub(crate) fn new(path: PathBuf, file: Arc<dyn VfsFile>, seq: u64) -> Segment {
         Segment { path, file, seq, named: AtomicBool::new(false) }
     }
-}
-
-/// Makes the bytes of segments durable, then the names of all segments that there are: of these and of `newest`.
-pub(crate) fn sync_all(
-    vfs: &dyn Vfs,
-    log: &Path,
-    segments: &[Arc<Segment>],
-    newest: Option<&Segment>,
-) -> Result<()> {
-    assert!(segments.is_sorted_by(|a, b| a.seq < b.seq), "segments are synced out of order");
-    let last = segments.last().map(|segment| segment.seq);
-    assert!(newest.is_none_or(|newest| last < Some(newest.seq)), "a newer segment is synced first");
-    for segment in segments {
-        let again = |e| if planted(Defect::SyncRetried) { segment.file.sync() } else { Err(e) };
-        segment
-            .file
-            .sync()
-            .or_else(again)
-            .map_err(|e| Error::storage(&segment.path, &e, "sync"))?;
-    }
-    let every = || segments.iter().map(|segment| &**segment).chain(newest);
-    let unnamed = every().any(|segment| !segment.named.load(Ordering::Acquire));
-    if unnamed && !planted(Defect::DirectoryNotSynced) {
-        vfs.sync_dir(log).map_err(|e| Error::storage(log, &e, "sync"))?;
-        every().for_each(|segment| segment.named.store(true, Ordering::Release));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -14,9 +14,7 @@ use super::active::{Active, Entry};
 use super::mapped::Helper;
 use super::meta::{MetaSlots, StoreMeta};
 use super::record::{self, HEADROOM, SEAL_ROOM, padded};
-use super::segment::{
-    self, Gate, MAX_EPOCH, RECORDS, Segment, SegmentHeader, SegmentName, sync_all,
-};
+use super::segment::{self, Gate, MAX_EPOCH, RECORDS, Segment, SegmentHeader, SegmentName};
 use super::{LogOptions, Position, lock};
 use crate::error::{Code, Error, Result};
 use crate::hash::h64;
@@ -75,8 +73,6 @@ impl LogState {
 /// What a sync has to reach; made under the commit lock, used without it.
 #[derive(Debug)]
 pub struct SyncPoint {
-    vfs: Arc<dyn Vfs>,
-    log_dir: PathBuf,
     gate: Arc<Gate>,
     segments: Vec<Arc<Segment>>,
     end: Position,
@@ -91,7 +87,7 @@ impl SyncPoint {
 
     /// Syncs. A failure is final for the writer: every later sync of this log repeats it without asking the system.
     pub fn sync(&self) -> Result<()> {
-        self.gate.run(|| sync_all(&*self.vfs, &self.log_dir, &self.segments, None))
+        self.gate.sync(&self.segments, None)
     }
 }
 
@@ -131,7 +127,7 @@ impl Log {
             end: Position::default(),
             sealed_bytes: 0,
         };
-        let mut log = Log::resume(vfs, dir, opts, lock, meta, state);
+        let mut log = Log::resume(vfs, dir, opts, lock, meta, state)?;
         let begun = log.first_segment();
         if log.vfs.exists(&begun).map_err(|e| failed(&begun, e))? {
             log.vfs.unlink(&begun).map_err(|e| failed(&begun, e))?;
@@ -144,7 +140,7 @@ impl Log {
         let log_dir = segment::log_dir(dir);
         let name = SegmentName { seq: 0, first_epoch: log.state.epoch + 1 };
         log.vfs.rename(&begun, &log_dir.join(name.file())).map_err(|e| failed(&begun, e))?;
-        log.vfs.sync_dir(&log_dir).map_err(|e| Error::storage(&log_dir, &e, "sync"))?;
+        log.gate.sync_names()?;
         log.write_meta()?;
         assert_eq!(log.meta.now.durable, log.state.end, "a slot tells of another position");
         log.meta.sync()?;
@@ -159,11 +155,12 @@ impl Log {
         lock: Box<dyn StoreLock>,
         meta: MetaSlots,
         state: LogState,
-    ) -> Log {
+    ) -> Result<Log> {
         assert!(meta.now.durable <= state.end, "what is durable is not in the log");
         assert!(state.end.offset.is_multiple_of(8), "the log ends inside a record");
         assert!(state.end.offset <= state.sealed_bytes, "the last segment is not counted");
-        Log {
+        let gate = Arc::new(Gate::open(&*vfs, dir)?);
+        Ok(Log {
             vfs,
             dir: dir.to_path_buf(),
             opts,
@@ -173,12 +170,12 @@ impl Log {
             behind: Vec::new(),
             background: None,
             helper: None,
-            gate: Arc::default(),
+            gate,
             durable: state.end,
             durable_epoch: state.epoch,
             state,
             broken: false,
-        }
+        })
     }
 
     /// Appends a commit. `buf` is [`HEADROOM`] spare bytes, then source and metadata as `flags` says (each through
@@ -333,13 +330,12 @@ impl Log {
     /// Starts to sync the sealed segments and the new one's name, without holding up the commit where there is a real
     /// disk. A later segment must not survive a power loss that takes this one's name.
     fn sync_behind(&mut self, newest: Arc<Segment>) -> Result<()> {
-        let (vfs, gate, segments) = (self.vfs.clone(), self.gate.clone(), self.behind.clone());
+        let (gate, segments) = (self.gate.clone(), self.behind.clone());
         let (before, real) = (newest.seq, newest.file.raw_fd().is_some());
         assert!(self.background.is_none(), "two syncs run behind the commits");
         let last = self.behind.last().map(|segment| segment.seq);
         assert!(last.is_none_or(|seq| seq + 1 == before), "a segment behind is not the last one");
-        let log_dir = segment::log_dir(&self.dir);
-        let work = move || gate.run(|| sync_all(&*vfs, &log_dir, &segments, Some(&newest)));
+        let work = move || gate.sync(&segments, Some(&newest));
         let builder = std::thread::Builder::new().name("mmsb-log-sync".into());
         match real.then(|| builder.spawn(work.clone())) {
             Some(Ok(thread)) => self.background = Some((before, thread)),
@@ -370,8 +366,6 @@ impl Log {
         assert!(last.is_none_or(|seq| seq == self.state.end.seq), "a sync misses the log's end");
         assert!(last.is_some() || self.durable == self.state.end, "a sync of nothing");
         SyncPoint {
-            vfs: self.vfs.clone(),
-            log_dir: segment::log_dir(&self.dir),
             gate: self.gate.clone(),
             segments,
             end: self.state.end,

@@ -47,12 +47,22 @@ pub trait Vfs: Send + Sync + fmt::Debug {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn unlink(&self, path: &Path) -> io::Result<()>;
+    /// Opens a directory.
+    fn open_dir(&self, dir: &Path) -> io::Result<Box<dyn VfsDir>>;
     /// Makes the names in a directory durable.
-    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.open_dir(dir)?.sync()
+    }
     /// Takes a store's lock, or fails with `BusLocked` naming the process that holds it.
     fn lock(&self, path: &Path) -> Result<Box<dyn StoreLock>>;
     /// Whether somebody holds the lock right now. A missing file is not locked.
     fn locked(&self, path: &Path) -> io::Result<bool>;
+}
+
+/// An open directory: whoever holds one needs no further descriptor for a sync, which must not fail for want of one.
+pub trait VfsDir: Send + Sync + fmt::Debug {
+    /// Makes the names in it durable.
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// An open file. All calls take an offset; there is no file position.

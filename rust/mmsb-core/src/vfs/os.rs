@@ -12,7 +12,7 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 
 use super::fd::Noted;
 use super::map::Mapping;
-use super::{FileMap, OpenKind, StoreLock, Vfs, VfsFile};
+use super::{FileMap, OpenKind, StoreLock, Vfs, VfsDir, VfsFile};
 use crate::error::{Code, Error, Result};
 use crate::museum::{Defect, planted};
 
@@ -25,6 +25,9 @@ pub struct OsVfs;
 
 #[derive(Debug)]
 struct OsFile(Noted);
+
+#[derive(Debug)]
+struct OsDir(Noted);
 
 #[derive(Debug)]
 struct OsLock(Noted);
@@ -76,8 +79,8 @@ impl Vfs for OsVfs {
         fs::remove_file(path)
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        File::open(dir)?.sync_all()
+    fn open_dir(&self, dir: &Path) -> io::Result<Box<dyn VfsDir>> {
+        Ok(Box::new(OsDir(Noted::new(above_stdio(File::open(dir)?)?))))
     }
 
     fn lock(&self, path: &Path) -> Result<Box<dyn StoreLock>> {
@@ -186,6 +189,12 @@ impl VfsFile for OsFile {
 
     fn os_file(&self) -> Option<&File> {
         Some(self.0.file())
+    }
+}
+
+impl VfsDir for OsDir {
+    fn sync(&self) -> io::Result<()> {
+        self.0.file().sync_all()
     }
 }
 

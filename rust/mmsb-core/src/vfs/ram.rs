@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use super::{OpenKind, StoreLock, Vfs, VfsFile};
+use super::{OpenKind, StoreLock, Vfs, VfsDir, VfsFile};
 use crate::arena::is_denied;
 use crate::error::Result;
 
@@ -39,6 +39,9 @@ struct RamFile {
     bytes: Arc<RwLock<Bytes>>,
     writable: bool,
 }
+
+#[derive(Debug)]
+struct RamDir;
 
 #[derive(Debug)]
 struct RamLock {
@@ -138,8 +141,8 @@ impl Vfs for RamVfs {
         }
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        if self.tree().dirs.contains(dir) { Ok(()) } else { missing() }
+    fn open_dir(&self, dir: &Path) -> io::Result<Box<dyn VfsDir>> {
+        if self.tree().dirs.contains(dir) { Ok(Box::new(RamDir)) } else { missing() }
     }
 
     fn lock(&self, path: &Path) -> Result<Box<dyn StoreLock>> {
@@ -151,6 +154,12 @@ impl Vfs for RamVfs {
 
     fn locked(&self, path: &Path) -> io::Result<bool> {
         Ok(self.tree().locks.contains(path))
+    }
+}
+
+impl VfsDir for RamDir {
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
     }
 }
 

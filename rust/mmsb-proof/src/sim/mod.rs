@@ -11,11 +11,11 @@ mod variants;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mmsb_core::Result;
-use mmsb_core::vfs::{FileMap, OpenKind, RamVfs, StoreLock, Vfs, VfsFile};
+use mmsb_core::vfs::{FileMap, OpenKind, RamVfs, StoreLock, Vfs, VfsDir, VfsFile};
 
 use disk::Inode;
 pub use disk::{Choice, Disk, SECTOR};
@@ -147,6 +147,12 @@ struct SimFile {
     inode: Inode,
     dir: Arc<Path>,
     writable: bool,
+}
+
+#[derive(Debug)]
+struct SimDir {
+    vfs: SimVfs,
+    dir: PathBuf,
 }
 
 impl SimVfs {
@@ -429,8 +435,24 @@ impl Vfs for SimVfs {
         })
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let (mut state, fault) = self.call(sync_in(dir))?;
+    fn open_dir(&self, dir: &Path) -> io::Result<Box<dyn VfsDir>> {
+        self.look(|disk| if disk.dirs.contains(dir) { Ok(()) } else { Err(not_found()) })?;
+        Ok(Box::new(SimDir { vfs: self.clone(), dir: dir.to_path_buf() }))
+    }
+
+    fn lock(&self, path: &Path) -> Result<Box<dyn StoreLock>> {
+        self.state().locks.lock(path)
+    }
+
+    fn locked(&self, path: &Path) -> io::Result<bool> {
+        self.state().locks.locked(path)
+    }
+}
+
+impl VfsDir for SimDir {
+    fn sync(&self) -> io::Result<()> {
+        let dir = self.dir.as_path();
+        let (mut state, fault) = self.vfs.call(sync_in(dir))?;
         order::syncs_dir(&state.disk, dir);
         if let Err(error) = refuse(fault) {
             state.disk.dir_sync_failed.insert(dir.to_path_buf());
@@ -441,21 +463,14 @@ impl Vfs for SimVfs {
         if !disk.dirs.contains(dir) {
             return Err(not_found());
         }
-        disk.durable_names.retain(|path, _| path.parent() != Some(dir));
-        let inside = disk.names.iter().filter(|(path, _)| path.parent() == Some(dir));
+        let is_inside = |path: &Path| path.parent() == Some(dir);
+        disk.durable_names.retain(|path, _| !is_inside(path));
+        let inside = disk.names.iter().filter(|(path, _)| is_inside(path));
         disk.durable_names.extend(inside.map(|(path, &inode)| (path.clone(), inode)));
-        let inside = disk.dirs.iter().filter(|path| path.parent() == Some(dir));
+        let inside = disk.dirs.iter().filter(|path| is_inside(path));
         disk.durable_dirs.extend(inside.cloned());
         state.keep_point(None);
         Ok(())
-    }
-
-    fn lock(&self, path: &Path) -> Result<Box<dyn StoreLock>> {
-        self.state().locks.lock(path)
-    }
-
-    fn locked(&self, path: &Path) -> io::Result<bool> {
-        self.state().locks.locked(path)
     }
 }
 
