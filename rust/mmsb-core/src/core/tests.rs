@@ -183,7 +183,8 @@ fn limit_in_a_memfd() {
 /// Memory of many small pages that were deleted is there for a large one, and for one that grows.
 #[test]
 fn small_pages_make_room_for_a_large_one() {
-    for backing in [Backing::Heap, Backing::Memfd] {
+    let backings = [Backing::Heap, Backing::Memfd];
+    for backing in backings.into_iter().take(if cfg!(miri) { 1 } else { 2 }) {
         let mut engine = Engine::new(backing);
         let count = if cfg!(miri) { 300 } else { 8000 };
         (0..count).for_each(|_| engine.create(500));
@@ -209,7 +210,8 @@ fn small_pages_make_room_for_a_large_one() {
         batch.resize(id, &[large], large);
         assert!(engine.commit(&mut batch).unwrap());
         let view = Snapshot::newest(&engine.core).unwrap().view(id).unwrap();
-        assert_eq!(view.bytes().len() as u64, large);
-        assert!(view.bytes().iter().enumerate().all(|(i, &b)| b == 7 * u8::from(i as u64 == last)));
+        let mut expected = vec![0; large as usize];
+        expected[last as usize] = 7;
+        assert!(view.bytes() == expected);
     }
 }
