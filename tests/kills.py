@@ -155,7 +155,7 @@ def run(series: Series, store: Path, rounds: int, rng: random.Random) -> Counter
                 compare(bus, before, expected.state())
     with mmsb.open(store, mode="r+") as bus:
         bus.checkpoint()
-    remains = sorted(p.name for p in store.rglob(".tmp-*"))
+    remains = sorted(p.name for p in store.rglob(".tmp*"))
     assert not remains, f"a checkpoint leaves what killed ones began: {remains}"
     with mmsb.open(store) as bus:
         whole = Expected()

@@ -18,6 +18,7 @@ HEADER = 4096
 MASK = (1 << 64) - 1
 SEGMENT_MAGIC = b"\x89MMSB log\r\n\x1a\n\0\xb5\xff"
 META_MAGIC = b"\x89MMSB met\r\n\x1a\n\0\xb5\xff"
+INDEX_MAGIC = b"\x89MMSB idx\r\n\x1a\n\0\xb5\xff"
 CHECKPOINT_MAGIC = b"\x89MMSB ckpt\r\n\x1a\n\0\xff"
 COMMIT, MARK, SEAL = 1, 2, 3
 MAJOR = 1
@@ -312,6 +313,52 @@ def read_checkpoint(path: Path) -> tuple[State, str, dict[int, tuple[int, int]]]
     assert not fields and len(used) == index_at
     assert not any(b for b, u in zip(data, used, strict=False) if not u), "padding is zero"
     return state, f"{digest:032x}", epochs
+
+
+def read_index(path: Path, segment: Path) -> tuple[dict[int, list[int]], list[tuple[int, int]]]:
+    """The offsets by key, and offset and time of every 64th commit."""
+    data = path.read_bytes()
+    head = data[:HEADER]
+    _checked(head, INDEX_MAGIC)
+    words = struct.unpack_from("<9Q", head, 56)
+    seq, first, commits, seal, chain_after, length, count, block_count, size = words
+    records, chain, info = read_segment(segment, None)
+    assert (seq, first) == (info["seq"], info["first_epoch"]) and head[40:56] == info["uuid"]
+    assert path.name == f"{seq:016x}-{first:016x}.midx"
+    assert (chain_after, length, size) == (chain, segment.stat().st_size, len(data))
+    assert records[-1].kind == SEAL and records[-1].offset == seal
+    assert commits == sum(r.kind == COMMIT for r in records)
+    assert not any(head[144 : HEADER - 8])
+    directory_at = HEADER + 16 * count
+    blocks_at = directory_at + 32 * block_count
+    assert xxh3_128_intdigest(data[HEADER:blocks_at]) == int.from_bytes(head[128:144], "little")
+    marks = list(struct.iter_unpack("<2Q", data[HEADER:directory_at]))
+    directory = list(struct.iter_unpack("<4Q", data[directory_at:blocks_at]))
+    places: dict[int, list[int]] = {}
+    last = 0
+    for n, (key, offset, at, checksum) in enumerate(directory):
+        end = directory[n + 1][2] if n + 1 < len(directory) else size - blocks_at
+        block = data[blocks_at + at : blocks_at + end]
+        assert xxh3_64_intdigest(block) == checksum
+        assert n + 1 == len(directory) or len(block) >= 4096
+        fields, is_first = Fields(block), True
+        while fields:
+            key += fields.varint()
+            place = 0
+            for _ in range(fields.varint()):
+                place += 8 * fields.varint()
+                assert not is_first or place == offset
+                is_first = False
+                places.setdefault(key, []).append(place)
+            assert last <= key
+            last = key
+    assert all(sorted(set(run)) == run for run in places.values())
+    return places, marks
+
+
+def index_key(kind: int, text: str) -> int:
+    """The key of a source (1) or of a member of metadata (2)."""
+    return (kind << 62) + (xxh3_64_intdigest(text.encode()) >> 26)
 
 
 # --- the digest ---------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ def put(path: Path, content: dict[str, bytes]) -> Path:
         (path / folder).mkdir(parents=True)
     (path / "lock").touch()
     for name, data in content.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(data)
     return path
 

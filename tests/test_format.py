@@ -14,6 +14,7 @@ import pytest
 from golden import compare
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmsb import _core
 from model import Model, Refused, canonical
 from strategies import operations
 
@@ -90,6 +91,42 @@ def test_a_reader_written_from_the_document_agrees(store: Path, durability: str)
             (path,) = [p for p in paths if p.name.startswith(f"{epoch:016x}")]
             assert int.from_bytes(digest, "little") == int(plain_reader.digest(states[epoch]), 16)
             assert size == path.stat().st_size
+
+
+def test_an_index_says_where_things_are(store: Path) -> None:
+    core = _core.Core.create(str(store), "os", segment_bytes=256 << 10)
+    with mmsb.Bus._of(core) as bus:
+        build(bus)
+        names = [f"p{i}" for i in range(5)]
+        for name in names:
+            bus.create_page(name, shape=4)
+        for step in range(6000):
+            ids = [bus[name].id for name in names[: step % 6]]
+            values = np.full((len(ids), 8), step % 251, np.uint8)
+            about = {"step": step, "q": [1, "a,b"]}
+            by = [None, "physics", "µ"][step % 3]
+            bus.write_many(ids, [0] * len(ids), values, source=by, meta=about)
+    with mmsb.open(store) as bus:
+        commits = {c.epoch: c for c in bus.log()}
+    files = sorted((store / "index").iterdir())
+    assert len(files) == 3
+    for path in files:
+        segment = store / "log" / path.with_suffix(".mlog").name
+        places, marks = plain_reader.read_index(path, segment)
+        records = plain_reader.read_segment(segment, None)[0]
+        mine = [r for r in records if r.kind == plain_reader.COMMIT]
+        assert marks == [(r.offset, r.time) for r in mine[::64]]
+        expected: dict[int, list[int]] = {}
+        for record in mine:
+            commit = commits[record.epoch]
+            keys = set(commit.pages)
+            if commit.source is not None:
+                keys.add(plain_reader.index_key(1, commit.source))
+            members = [canonical({k: v})[1:-1] for k, v in commit.meta.items()]
+            keys |= {plain_reader.index_key(2, member) for member in members}
+            for key in keys:
+                expected.setdefault(key, []).append(record.offset)
+        assert places == expected
 
 
 @settings(max_examples=25)

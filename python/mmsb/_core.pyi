@@ -142,7 +142,16 @@ class Core:
         durability: str | None = None,
     ) -> tuple[int, bool]: ...
     def fork(self, at: Snap) -> Core: ...
-    def log(self, since: int, until: int, reverse: bool) -> Iterator[LogEntry]: ...
+    # Members of the metadata stand as in the canonical text: '"step":7'.
+    def log(
+        self,
+        since: int,
+        until: int,
+        reverse: bool,
+        page: int | None = None,
+        source: str | None = None,
+        meta: list[str] | None = None,
+    ) -> Iterator[LogEntry]: ...
     def checkpoint(self) -> int: ...
     # Records, bytes, problems.
     def verify(

@@ -230,9 +230,9 @@ def _same(a: Any, b: Any) -> bool:
     return bool(np.shape(a) == np.shape(b)) and a.tobytes() == b.tobytes()
 
 
-def _before(core: Core, since: int, until: int) -> _core.Snap | None:
-    """Return the state before the first commit of a range, None if the range has no commit."""
-    first = next(core.log(since, until, False), None)
+def _before(core: Core, page: int, since: int, until: int) -> _core.Snap | None:
+    """Return the state before the first commit of a range that touched a page, None if none did."""
+    first = next(core.log(since, until, False, page), None)
     return None if first is None else core.snapshot(first.epoch - 1)
 
 
@@ -248,14 +248,14 @@ def history(
 def _history(
     core: Core, page: int, index: Any, since: int, until: int
 ) -> Iterator[tuple[Commit, Any]]:
-    before = _before(core, since, until)
+    before = _before(core, page, since, until)
     if before is None:
         return
     replay = _Replay(page)
     replay.start(before)
     before.close()
     last = replay.value(index)
-    for entry in core.log(since, until, False):
+    for entry in core.log(since, until, False, page):
         commit = Commit(core, entry)
         touched = False
         for op in commit._operations():
@@ -299,7 +299,7 @@ def log(
 ) -> Iterator[Commit]:
     """Return the commits that match; see :meth:`Bus.log`."""
     low, high = bound(core, since, 0), bound(core, until, core.epoch)
-    wanted = {} if meta is None else _metadata.wanted_texts(meta)
+    wanted = _metadata.members(meta)
     which = None if page is None else past_page_id(core, page)
     if index is not None:
         if which is None:
@@ -315,26 +315,19 @@ def _log(
     since: int,
     until: int,
     source: str | None,
-    wanted: dict[str, str],
+    wanted: list[str],
     reverse: bool,
 ) -> Iterator[Commit]:
     writers = None if index is None or page is None else _writers(core, page, index, since, until)
-    for entry in core.log(since, until, reverse):
-        if source is not None and entry.source != source:
-            continue
-        if wanted and not _metadata.contains(entry.meta, wanted):
-            continue
-        if writers is not None and entry.epoch not in writers:
-            continue
-        commit = Commit(core, entry)
-        if page is None or page in commit.pages:
-            yield commit
+    for entry in core.log(since, until, reverse, page, source, wanted):
+        if writers is None or entry.epoch in writers:
+            yield Commit(core, entry)
 
 
 def _writers(core: Core, page: int, index: Any, since: int, until: int) -> set[int]:
     """Return the epochs whose commit wrote a byte of what an index names."""
     found: set[int] = set()
-    before = _before(core, since, until)
+    before = _before(core, page, since, until)
     if before is None:
         return found
     info = before.info(page)
@@ -342,7 +335,7 @@ def _writers(core: Core, page: int, index: Any, since: int, until: int) -> set[i
     shape, dtype = (info.shape, info.dtype) if info is not None else ((), np.dtype(np.uint8))
     size = info.nbytes if info is not None else 0
     named: dict[tuple[tuple[int, ...], DType], list[tuple[int, int]]] = {}
-    for entry in core.log(since, until, False):
+    for entry in core.log(since, until, False, page):
         written: list[tuple[int, int]] = []
         for op in entry.ops():
             if op[0] in _TAG_OPS or op[1] != page:

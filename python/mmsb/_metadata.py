@@ -99,23 +99,20 @@ def _plain(value: Any, where: str, depth: int) -> Any:
     )
 
 
-def contains(text: str | None, wanted: Mapping[str, str]) -> bool:
-    """Tell whether stored metadata has these top-level keys with these canonical values."""
-    if text is None:
-        return not wanted
-    # The text is canonical, so a value that is there is there letter by letter: parse only then.
-    if not all(value in text for value in wanted.values()):
-        return False
-    stored = json.loads(text)
-    return all(key in stored and dumps(stored[key]) == value for key, value in wanted.items())
+def members(meta: Mapping[str, Any] | None) -> list[str]:
+    """Return the top-level members that a query looks for, each as it stands in stored metadata.
 
-
-def wanted_texts(meta: Mapping[str, Any]) -> dict[str, str]:
-    """Return the canonical value texts for :func:`contains`."""
+    Examples
+    --------
+    >>> members({"step": 7, "by": "physics"})
+    ['"step":7', '"by":"physics"']
+    """
+    if meta is None:
+        return []
     if not isinstance(meta, Mapping):
         raise ArgumentTypeError(f"meta must be a mapping, not {type(meta).__name__}")
-    plain = _plain(meta, "meta", 0)
-    return {key: dumps(value) for key, value in plain.items()}
+    # The text is canonical: a member that is there is there letter by letter.
+    return [dumps({key: value})[1:-1] for key, value in meta.items()]
 
 
 def check_name(name: str, what: str = "page name") -> str:

@@ -240,11 +240,10 @@ def epoch_as_of(core: _core.Core, moment: TimeLike) -> int:
 
 def epoch_with(core: _core.Core, meta: Mapping[str, Any]) -> int:
     """Return the newest epoch whose commit has these top-level metadata keys and values."""
-    wanted = _metadata.wanted_texts(meta)
-    for entry in core.log(0, core.epoch, True):
-        if _metadata.contains(entry.meta, wanted):
-            return entry.epoch
-    raise EpochNotFoundError(f"there is no commit with metadata {meta!r}")
+    entry = next(core.log(0, core.epoch, True, meta=_metadata.members(meta)), None)
+    if entry is None:
+        raise EpochNotFoundError(f"there is no commit with metadata {meta!r}")
+    return entry.epoch
 
 
 def refuse_pickle(what: object) -> NoReturn:

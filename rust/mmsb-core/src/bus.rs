@@ -3,12 +3,13 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::core::Core;
 use crate::delta::Batch;
 use crate::history::{Base, LogIter, Replay, Store};
+use crate::index::{Indexes, Wanted};
 use crate::keeper::{self, Keeper};
 use crate::log::{self, Log, Position};
 use crate::museum::{Defect, planted};
@@ -18,11 +19,14 @@ use crate::snapshot::{Pin, Snapshot};
 use crate::sync::{Mutex, lock};
 use crate::table;
 use crate::view::View;
-use crate::{Code, Error, Result, apply, checkpoint, restore, trace};
+use crate::{Code, Error, Result, apply, checkpoint, index, restore, trace};
 
 pub(crate) struct Inner {
     pub(crate) core: Arc<Core>,
     pub(crate) store: Store,
+    pub(crate) indexes: Arc<Indexes>,
+    /// Segments before this one have their indexes, or will have them.
+    pub(crate) indexed: AtomicU64,
     pub(crate) mode: Mode,
     pub(crate) in_memory: bool,
     pub(crate) durability: Durability,
@@ -196,8 +200,13 @@ impl Bus {
     ) -> Result<Committed> {
         let core = self.writable()?;
         let done = core.commit(batch, base, build, self.durability_for(how), how);
-        if !self.0.in_memory && self.0.keeper.is_due(core.log_bytes.load(Ordering::Relaxed)) {
-            self.checkpoint_in_background();
+        if !self.0.in_memory {
+            if self.0.keeper.is_due(core.log_bytes.load(Ordering::Relaxed)) {
+                self.checkpoint_in_background();
+            }
+            if self.0.indexed.load(Ordering::Relaxed) < core.segment.load(Ordering::Relaxed) {
+                self.index_behind();
+            }
         }
         done
     }
@@ -257,9 +266,20 @@ impl Bus {
 
     /// Commits of `since..=until`, clamped to what is there.
     pub fn log(&self, since: u64, until: u64, reverse: bool) -> Result<LogIter> {
+        self.log_of(&Wanted::default(), since, until, reverse)
+    }
+
+    /// Those of them that have what is wanted. Of sealed segments only those records are read, and a few beside them.
+    pub fn log_of(
+        &self,
+        wanted: &Wanted,
+        since: u64,
+        until: u64,
+        reverse: bool,
+    ) -> Result<LogIter> {
         let core = self.alive()?;
         let (since, until) = (since.max(core.base_epoch() + 1), until.min(core.epoch()));
-        LogIter::new(&self.0.store, since, until, reverse)
+        LogIter::new(&self.0.indexes, wanted, since, until, reverse)
     }
 
     /// Makes everything committed so far durable. Returns the durable epoch.
@@ -309,7 +329,22 @@ impl Bus {
         }
     }
 
-    /// Checks every byte of log and checkpoints.
+    /// Gives the segments that were sealed their indexes, beside the commits where there is a real disk.
+    #[cold]
+    fn index_behind(&self) {
+        let core = &self.0.core;
+        let end = core.segment.load(Ordering::Relaxed);
+        let from = self.0.indexed.fetch_max(end, Ordering::Relaxed);
+        let indexes = Arc::clone(&self.0.indexes);
+        let work = move || indexes.catch_up(from, end);
+        let is_real = lock(&core.sequencer).log.as_ref().is_some_and(Log::is_real);
+        let builder = std::thread::Builder::new().name("mmsb-index".into());
+        if !is_real || builder.spawn(work.clone()).is_err() {
+            work();
+        }
+    }
+
+    /// Checks every byte of log, indexes and checkpoints.
     pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
         self.alive()?;
         let end = lock(&self.0.core.sequencer).log.as_ref().map(Log::end).or(self.0.read_end);
@@ -320,6 +355,7 @@ impl Bus {
             log::verify(&*store.vfs, &store.dir, end, &mut |e| problems.push(e), progress)?;
         report.records = walked.records;
         report.bytes = walked.bytes;
+        report.bytes += index::verify(store, &mut |e| problems.push(e))?;
         for epoch in checkpoint::list(&*store.vfs, &store.dir)? {
             match checkpoint::verify(&*store.vfs, &store.dir, epoch, store.uuid) {
                 Ok((bytes, digest)) => {
@@ -434,7 +470,9 @@ impl Inner {
         let closed = if usable { log.close() } else { Ok(()) };
         if closed.is_ok() && usable {
             self.core.durable.store(self.core.epoch(), Ordering::Release);
+            self.indexes.catch_up(self.indexed.load(Ordering::Relaxed), log.end().seq + 1);
         }
+        self.indexes.close();
         trace::close(&self.store.dir, self.core.epoch());
         published.and(closed)
     }

@@ -39,6 +39,8 @@ pub(crate) struct Core {
     pub(crate) durable: AtomicU64,
     /// Bytes of the log, as of the last append.
     pub(crate) log_bytes: AtomicU64,
+    /// Number of the segment that it went into.
+    pub(crate) segment: AtomicU64,
     pub(crate) views: LargeViews,
     /// Hashes by node, with the epoch that made it; private to the host.
     pub(crate) digests: Mutex<HashMap<u64, (u64, u128)>>,
@@ -84,6 +86,7 @@ impl Core {
             group: Group::default(),
             durable: AtomicU64::new(0),
             log_bytes: AtomicU64::new(0),
+            segment: AtomicU64::new(0),
             views: LargeViews::default(),
             digests: Mutex::new(HashMap::new()),
             parent,

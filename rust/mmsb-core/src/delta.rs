@@ -100,6 +100,21 @@ pub enum Op<'a> {
     },
 }
 
+impl Op<'_> {
+    /// The page that it is about; none for tags.
+    pub fn page(&self) -> Option<u64> {
+        match *self {
+            Op::Create { id, .. }
+            | Op::Delete { id }
+            | Op::Rename { id, .. }
+            | Op::SetMeta { id, .. }
+            | Op::Resize { id, .. }
+            | Op::Write { id, .. } => Some(id),
+            Op::Tag { .. } | Op::Untag { .. } => None,
+        }
+    }
+}
+
 /// A condition that an optimistic commit checks beside the ranges it writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Check {

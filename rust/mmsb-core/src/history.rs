@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::arena::Backing;
 use crate::core::Core;
 use crate::delta::{Op, Ops};
+use crate::index::{Indexes, Query, Wanted};
 use crate::log::{self, LogCursor, OwnedCommit};
 use crate::museum::{Defect, planted};
 use crate::snapshot::Snapshot;
@@ -64,12 +65,31 @@ impl LogEntry {
 
 /// Commits of a range of epochs, read as they are asked for.
 #[derive(Debug)]
-pub struct LogIter(Option<LogCursor>);
+pub struct LogIter(Option<Reading>);
+
+#[derive(Debug)]
+enum Reading {
+    All(LogCursor),
+    Some(Query),
+}
 
 impl LogIter {
-    pub(crate) fn new(store: &Store, since: u64, until: u64, reverse: bool) -> Result<LogIter> {
-        let cursor = LogCursor::new(Arc::clone(&store.vfs), &store.dir, since, until, reverse)?;
-        Ok(LogIter(Some(cursor)))
+    pub(crate) fn new(
+        indexes: &Arc<Indexes>,
+        wanted: &Wanted,
+        since: u64,
+        until: u64,
+        reverse: bool,
+    ) -> Result<LogIter> {
+        let Store { vfs, dir, .. } = &indexes.store;
+        let reading = match wanted.is_empty() {
+            true => Reading::All(LogCursor::new(Arc::clone(vfs), dir, since, until, reverse)?),
+            false => {
+                let (indexes, wanted) = (Arc::clone(indexes), wanted.clone());
+                Reading::Some(Query::new(indexes, wanted, since, until, reverse)?)
+            }
+        };
+        Ok(LogIter(Some(reading)))
     }
 }
 
@@ -77,11 +97,16 @@ impl Iterator for LogIter {
     type Item = Result<LogEntry>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let next = self.0.as_mut()?.next_commit().map(|commit| commit.map(|c| LogEntry(c.into())));
+        let next = match self.0.as_mut()? {
+            Reading::All(cursor) => {
+                cursor.next_commit().map(|commit| commit.map(OwnedCommit::from))
+            }
+            Reading::Some(query) => query.next_commit(),
+        };
         if !matches!(next, Ok(Some(_))) {
             self.0 = None;
         }
-        next.transpose()
+        next.map(|commit| commit.map(LogEntry)).transpose()
     }
 }
 

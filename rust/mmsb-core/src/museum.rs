@@ -57,6 +57,10 @@ pub(crate) enum Defect {
     TagsForgotten,
     /// The digest does not see names.
     DigestBlindToNames,
+    /// An index names one page a commit.
+    IndexForgetsPages,
+    /// An index is believed whatever became of its segment.
+    IndexNotBound,
 }
 
 /// Whether this defect is planted.

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::arena::BLOCK;
 use crate::bus::{Bus, Inner};
 use crate::core::Core;
 use crate::history::{BACKING, Store};
+use crate::index::Indexes;
 use crate::keeper::Keeper;
 use crate::log::{self, Log, LogOptions, OpenMode, Position};
 use crate::sequence::Durability;
@@ -271,11 +272,18 @@ impl Bus {
         max_memory: u64,
         opened: Option<(Recovery, Position)>,
     ) -> Bus {
+        let writes = !in_memory && mode == Mode::ReadWrite;
+        let seq = lock(&core.sequencer);
+        let (segment, least) = seq.log.as_ref().map_or((0, 0), Log::segments);
+        drop(seq);
+        let indexes = Arc::new(Indexes::new(store.clone(), writes, least));
         let read_end = opened.as_ref().filter(|_| mode == Mode::Read).map(|&(_, end)| end);
         let (log, pages) = core.log_and_page_bytes();
         Bus::from_inner(Inner {
             core,
             store,
+            indexes,
+            indexed: AtomicU64::new(segment),
             mode,
             in_memory,
             durability,

@@ -260,7 +260,10 @@ impl Core {
             }
         }
         let seq_ref = &mut *seq;
-        self.log_bytes.store(seq_ref.log.as_ref().map_or(0, Log::bytes), Ordering::Relaxed);
+        if let Some(log) = &seq_ref.log {
+            self.log_bytes.store(log.bytes(), Ordering::Relaxed);
+            self.segment.store(log.end().seq, Ordering::Relaxed);
+        }
         seq_ref.newest = root;
         let at_once = durability != Durability::Disk || planted(Defect::AcknowledgedBeforeSync);
         if at_once && seq_ref.pending.is_empty() {

@@ -98,6 +98,10 @@ events! {
         fork(epoch: u64);
     INFO "mmsb.restore" "the state of an earlier epoch was committed again"
         restore(epoch: u64, from: u64);
+    DEBUG "mmsb.index.done" "a sealed segment got its index"
+        index_done(file: &Path, bytes: u64);
+    WARN "mmsb.index.failed" "a segment has no index; queries read all of it"
+        index_failed(file: &Path, error: &str);
     ERROR "mmsb.verify.problem" "verify found damage"
         verify_problem(file: &Path, offset: Option<u64>, epoch: Option<u64>, error: &str);
 }

@@ -178,7 +178,7 @@ const GROWTH: u64 = 4;
 /// The same with a log in memory, which begins a segment now and then.
 const GROWTH_OF_LOG: u64 = 40;
 /// Of a commit that waits for a sync: what the sync has to reach, and the meta slot that tells of it.
-const DISK: u64 = 3;
+const DISK: u64 = 1;
 
 /// How often a commit of 64 bytes called the allocator so many times.
 fn commits(bus: &Bus, pages: u64, durability: Durability, number: u64) -> BTreeMap<u64, u64> {

@@ -181,6 +181,11 @@ pub fn parts(path: &Path, bytes: &[u8]) -> Vec<Part> {
             all.push(part(index, bytes.len(), epoch));
             all
         }
+        // An index is compared with the one that its segment should have, byte for byte.
+        Some("midx") => {
+            let epoch = Some(word(bytes, 64));
+            (0..bytes.len()).map(|at| part(at, at + 1, epoch)).collect()
+        }
         _ => vec![part(0, bytes.len(), None)],
     }
 }
@@ -247,6 +252,11 @@ pub fn segment(of: &Segment) -> Vec<u8> {
 /// The name of a segment.
 pub fn segment_name(seq: u64, first_epoch: u64) -> String {
     format!("log/{seq:016x}-{first_epoch:016x}.mlog")
+}
+
+/// The name of a segment's index in a store.
+pub fn index_name(seq: u64, first_epoch: u64) -> String {
+    format!("index/{seq:016x}-{first_epoch:016x}.midx")
 }
 
 fn seal_header(bytes: &mut [u8]) {

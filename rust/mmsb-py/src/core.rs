@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mmsb_core::{Batch as CoreBatch, Bus, Code, Committed, Durability, Error, How};
+use mmsb_core::{Batch as CoreBatch, Bus, Code, Committed, Durability, Error, How, Wanted};
 use mmsb_core::{NewPage, Options, Result, Snapshot};
 use numpy::{PyArrayDescrMethods as _, PyUntypedArray, PyUntypedArrayMethods as _};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -400,15 +400,22 @@ impl Core {
         Ok(Core::new(bus, self.clock(py)))
     }
 
+    #[pyo3(signature = (since, until, reverse, page=None, source=None, meta=None))]
+    #[allow(clippy::too_many_arguments)] // The filters of a query, as Python names them.
     fn log(
         &self,
         py: Python<'_>,
         since: &Bound<'_, PyAny>,
         until: &Bound<'_, PyAny>,
         reverse: bool,
+        page: Option<u64>,
+        source: Option<String>,
+        meta: Option<Vec<String>>,
     ) -> PyResult<LogIter> {
         let (since, until) = (args::u64_of(since, "since")?, args::u64_of(until, "until")?);
-        enter::detached(py, || self.bus.log(since, until, reverse)).map(LogIter::new)
+        let wanted = Wanted { page, source, meta: meta.unwrap_or_default() };
+        let log = || self.bus.log_of(&wanted, since, until, reverse);
+        enter::detached(py, log).map(LogIter::new)
     }
 
     fn checkpoint(&self, py: Python<'_>) -> PyResult<u64> {

@@ -189,8 +189,10 @@ fn calls_that_fail_once() {
                 "{what} {dir}"
             );
             if dir == "log" {
-                let listed =
-                    LogIter::new(&store, 1, 9, false).and_then(|mut iter| iter.next().unwrap());
+                let indexes = Arc::new(Indexes::new(store.clone(), false, 0));
+                let all = Wanted::default();
+                let listed = LogIter::new(&indexes, &all, 1, 9, false)
+                    .and_then(|mut iter| iter.next().unwrap());
                 assert_eq!(listed.unwrap_err().detail.errno, Some(5), "{what}");
             }
             double.heal();

@@ -7,8 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::reader::{Commit, Step, Walk, bad_header, open_segment};
-use super::record::{self, Body};
+use super::reader::{Commit, Step, Walk, bad_header, commit_at, open_segment};
 use super::segment::{self, SegmentHeader, SegmentName};
 use crate::error::{Error, Result};
 use crate::vfs::Vfs;
@@ -195,19 +194,10 @@ fn check_follows(next: &Walk, before: &Walk) -> Result<()> {
 /// The commit at a place that a walk has checked.
 fn at(walk: &mut Walk, offset: u64, epoch: u64) -> Result<Commit<'_>> {
     let changed = "the record changed while it was read";
-    let changed = || Error::corruption(&walk.path, Some(offset), Some(epoch), changed);
-    let found = walk.window.record(&walk.header.salt, offset)?;
-    let (head, bytes) = found.ok_or_else(changed)?;
-    if head.epoch_low != epoch as u32 {
-        return Err(changed());
-    }
-    let payload = &bytes[record::HEADER..record::HEADER + head.len as usize];
-    match record::parse(&head, payload, offset, walk.header.base_time) {
-        Some((_, Body::Commit { time, source, meta, ops })) => {
-            Ok(Commit { epoch, time, source, meta, ops, offset, file: &walk.path })
-        }
-        _ => Err(changed()),
-    }
+    let found = commit_at(&mut walk.window, &walk.header, &walk.path, offset)?;
+    found
+        .filter(|commit| commit.epoch == epoch)
+        .ok_or_else(|| Error::corruption(&walk.path, Some(offset), Some(epoch), changed))
 }
 
 /// Walks to the next commit of a segment and says its offset and epoch; `None` at the segment's end.

@@ -40,10 +40,11 @@ mod writer;
 pub use cursor::{LogCursor, OwnedCommit};
 pub use meta::{StoreMeta, read_meta};
 pub use reader::Commit;
+pub(crate) use reader::{Step, Walk, commit_at, open_segment};
 pub use record::{HEADROOM, META, SOURCE, put_text};
-pub(crate) use record::{put_varint, take_varint, u64_at};
+pub(crate) use record::{SEAL, put_varint, take_varint, u64_at};
 pub use recover::{CheckpointMark, LogRecovery, OpenMode, open};
-pub(crate) use segment::{check_version, checked};
+pub(crate) use segment::{SegmentName, array, check_version, checked, list};
 pub use verify::{Walked, verify};
 pub use writer::{Log, SyncPoint};
 

@@ -273,6 +273,25 @@ impl Walk {
     }
 }
 
+/// The commit whose record begins at `offset`, if there is one. Its place in the chain is not looked at.
+pub(crate) fn commit_at<'a>(
+    window: &'a mut Window,
+    header: &SegmentHeader,
+    file: &'a Path,
+    offset: u64,
+) -> Result<Option<Commit<'a>>> {
+    let Some((head, bytes)) = window.record(&header.salt, offset)? else { return Ok(None) };
+    let payload = &bytes[HEADER..HEADER + head.len as usize];
+    let Some((_, body)) = record::parse(&head, payload, offset, header.base_time) else {
+        return Ok(None);
+    };
+    let Body::Commit { time, source, meta, ops } = body else { return Ok(None) };
+    // A segment has fewer than 2^32 commits.
+    let epoch =
+        header.first_epoch + u64::from(head.epoch_low.wrapping_sub(header.first_epoch as u32));
+    Ok(Some(Commit { epoch, time, source, meta, ops, offset, file }))
+}
+
 /// Opens a segment whose header must be good and must be the one that the name and the store ask for.
 pub(crate) fn open_segment(
     vfs: &dyn Vfs,

@@ -94,7 +94,7 @@ impl SegmentHeader {
     }
 }
 
-pub(super) fn array(bytes: &[u8], at: usize) -> [u8; 16] {
+pub(crate) fn array(bytes: &[u8], at: usize) -> [u8; 16] {
     let mut out = [0u8; 16];
     out.copy_from_slice(&bytes[at..at + 16]);
     out

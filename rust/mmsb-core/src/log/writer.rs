@@ -246,6 +246,16 @@ impl Log {
         Error::corruption(&log, None, Some(epoch), what)
     }
 
+    /// The number of the newest segment, and how long one must be that is worth an index.
+    pub(crate) fn segments(&self) -> (u64, u64) {
+        (self.state.end.seq, self.opts.segment_bytes / 64)
+    }
+
+    /// Whether its files are the operating system's.
+    pub(crate) fn is_real(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| active.segment.file.raw_fd().is_some())
+    }
+
     /// Fails once a write or sync has failed.
     #[inline]
     pub fn usable(&self) -> Result<()> {

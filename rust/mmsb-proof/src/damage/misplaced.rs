@@ -69,7 +69,7 @@ pub fn run(args: &Args) -> Vec<Row<'static>> {
         seed: args.seed.to_string(),
         result: format!(
             "0 wrong states: {} refused as corrupt, {} newest state and told by verify or at opening, {} newest state with nothing to \
-             tell (a valid meta slot in place of the other, a checkpoint that is not needed, a file that is not ours), \
+             tell (a valid meta slot in place of the other, a checkpoint or an index that is not needed, a file that is not ours), \
              {} an older store by everything that was left in it",
             tally.of(REFUSED),
             tally.of(NEWEST),
@@ -117,8 +117,12 @@ fn harmless(store: &Store, disk: &Disk, path: &Path) -> bool {
     match (kind_of(path), before, disk.read(path)) {
         // Either slot may say what is newest; one of an older time says less and nothing wrong.
         ("meta slot", Some(_), Some(slot)) => format::slot_position(slot).is_some(),
-        // A checkpoint says nothing that the log does not say.
-        ("checkpoint", Some(_), None) => true,
+        // They say nothing that the log does not say.
+        ("checkpoint" | "index", Some(_), None) => true,
+        // Of this segment, with another end than it has.
+        ("index", Some(before), Some(now)) => {
+            format::has_header(now) && now[..72] == before[..72] && now[80..104] != before[80..104]
+        }
         // Space that is reserved, without the seal that came later.
         ("segment", Some(before), Some(now)) => {
             let commits = |bytes| {
@@ -236,6 +240,7 @@ fn whole_files(store: &Store, seed: u64) -> Vec<Case> {
             let named = match kind_of(path) {
                 "segment" => format::segment_name(format::word(bytes, 72) + 1, epoch),
                 "checkpoint" => format!("checkpoints/{epoch:016x}.ckpt"),
+                "index" => format::index_name(format::word(bytes, 56), epoch),
                 _ => continue,
             };
             let to = dir.join(named);

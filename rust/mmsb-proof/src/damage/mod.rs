@@ -19,7 +19,7 @@ use mmsb_core::{Bus, Code, Durability, Error, Mode, Options, log};
 
 use crate::args::Args;
 use crate::format;
-use crate::model::{Act, Driver, State, compare};
+use crate::model::{Act, Driver, State, check_queries, compare};
 use crate::sim::{Disk, SimVfs};
 
 pub use flips::{bits, many};
@@ -168,6 +168,7 @@ fn look(disk: &Disk, history: &[Arc<State>], travel: &[u64]) -> Result<Seen, Str
     let shown = match open(&sim, Mode::Read) {
         Ok(bus) => {
             let newest = shows(&bus)?;
+            check_queries(&bus)?;
             torn = bus.recovery().map_or(0, |found| found.torn_bytes);
             problems = bus.verify(&mut |_, _| {}).map_err(|e| e.to_string())?.problems;
             for &epoch in travel.iter().filter(|&&epoch| epoch < newest) {
@@ -203,14 +204,16 @@ fn look(disk: &Disk, history: &[Arc<State>], travel: &[u64]) -> Result<Seen, Str
             }
             drop(bus);
             let (after, changed) = (host.disk(), changed(disk, &host.disk()));
-            // A slot that was not whole is made anew; what was reserved behind the last record is cut, or gets the seal
-            // that an older moment of the store lacks.
+            // A slot that was not whole is made anew, and so is the index of the last segment; what was reserved behind
+            // the last record is cut, or gets the seal that an older moment of the store lacks.
             let order = |path: &PathBuf| {
                 let [before, after] = [disk, &after].map(|disk| disk.read(path).unwrap_or(b"?"));
                 let bare = if format::has_header(before) { format::HEADER } else { before.len() };
                 let end = format::records(before).last().map_or(bare, |last| last.end);
                 let kept = after.starts_with(&before[..end]);
-                path.parent() == Some(dir) || kept && before[end..].iter().all(|&b| b == 0)
+                path.parent() == Some(dir)
+                    || kind_of(path) == "index"
+                    || kept && before[end..].iter().all(|&b| b == 0)
             };
             if torn == 0 && !changed.iter().all(order) {
                 return Err(format!("the host changed {changed:?}"));
@@ -318,6 +321,7 @@ fn kind_of(path: &Path) -> &'static str {
     match (within, path.extension().and_then(|ext| ext.to_str())) {
         (Some("log"), Some("mlog")) => "segment",
         (Some("checkpoints"), Some("ckpt")) => "checkpoint",
+        (Some("index"), Some("midx")) => "index",
         (Some("s"), None) => "meta slot",
         _ => "other file",
     }

@@ -5,6 +5,7 @@
 
 mod alphabet;
 mod driver;
+mod queries;
 mod state;
 
 use mmsb_core::Durability;
@@ -12,6 +13,7 @@ use proptest::prelude::*;
 
 pub use alphabet::{alphabet, random_act};
 pub use driver::{Driver, Ledger, of_storage, options};
+pub use queries::check_queries;
 pub use state::{Page, State, check_snapshot, compare};
 
 /// One step. Numbers are reduced to what is there when the step is taken.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use mmsb_core::{Bus, Code, Durability, How, Mode, Result};
 
 use super::{Driver, Ledger, Place, expect, of_storage};
+use crate::model::queries::check_queries;
 use crate::model::state::{State, check_snapshot};
 use crate::sim::SimVfs;
 
@@ -128,6 +129,7 @@ impl Driver {
         let log = self.bus.log(0, u64::MAX, false).unwrap();
         let log: Vec<u64> = log.map(|c| c.unwrap().epoch()).collect();
         assert_eq!(log, (1..epochs as u64).collect::<Vec<_>>());
+        check_queries(&self.bus).unwrap();
         let problems = self.bus.verify(&mut |_, _| {}).unwrap().problems;
         assert!(problems.is_empty(), "{problems:?}");
         self.bus.close().unwrap();
@@ -136,6 +138,7 @@ impl Driver {
             let reader =
                 Bus::open_on(vfs.clone(), dir, Mode::Read, &self.options, &mut |_, _| {}).unwrap();
             check_snapshot(&reader.snapshot().unwrap(), self.head());
+            check_queries(&reader).unwrap();
             assert_eq!(reader.write(1, 0, b"", &How::default()).unwrap_err().code, Code::ReadOnly);
         }
     }
