@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import gc
+import shutil
 from pathlib import Path
 from typing import Any
 
 import mmsb
 import numpy as np
 import pytest
+from mmsb import _core
 
 
 def reopened(bus: mmsb.Bus) -> mmsb.Bus:
@@ -360,3 +363,90 @@ def test_a_fork_finds_moments_and_metadata_of_its_own_history() -> None:
             (commit,) = fork.log()
             assert commit.time >= 3000
         assert page[0] == 3
+
+
+def test_queries_against_a_plain_list(store: Path) -> None:
+    """Pages, sources, metadata and times, over many segments, against what was committed."""
+    said: list[tuple[int, int, set[int], str | None, dict[str, Any]]] = []
+    rng = np.random.default_rng(4)
+    core = _core.Core.create(str(store), "os", segment_bytes=16 << 10)
+    bus = mmsb.Bus._of(core)
+    pages = [bus.create_page(f"p{i}", shape=8) for i in range(6)]
+    for i in range(len(pages)):
+        said.append((i + 1, 0, {i + 1}, None, {}))
+    for step in range(900):
+        touched = {int(i) for i in rng.integers(0, 6, rng.integers(1, 4)) if rng.random() < 0.6}
+        source = [None, "physics", "control"][step % 3]
+        meta = {"step": step, "kind": "even" if step % 2 == 0 else 'a "b", c'}
+        with bus.transaction(source=source, meta=meta) as tx:
+            for i in sorted(touched):
+                tx.write(pages[i], np.s_[0], float(step + 1))
+        assert tx.epoch is not None
+        ids = {pages[i].id for i in touched}
+        said.append((tx.epoch, 0, ids, source, meta))
+        if step == 500:
+            bus.close()
+            bus = mmsb.open(store, mode="r+")
+            pages = [bus[f"p{i}"] for i in range(6)]
+    said = [(c.epoch, c.time, *rest) for c, (_, _, *rest) in zip(bus.log(), said, strict=True)]
+    assert [s[0] for s in said] == list(range(1, len(said) + 1))
+
+    def ask(**query: Any) -> None:
+        page, source = query.get("page"), query.get("source")
+        meta = query.get("meta", {})
+        low, high = query.get("since", 0), query.get("until")
+        if isinstance(low, np.datetime64):
+            low = next((e for e, t, *_ in said if t >= low.astype(int)), len(said) + 1)
+        if isinstance(high, np.datetime64):
+            high = max((e for e, t, *_ in said if t <= high.astype(int)), default=0)
+        expected = [
+            epoch
+            for epoch, _, ids, by, about in said
+            if (page is None or bus[page].id in ids)
+            and (source is None or by == source)
+            and all(k in about and about[k] == v for k, v in meta.items())
+            and low <= epoch <= (len(said) if high is None else high)
+        ]
+        for reverse in (False, True):
+            got = [c.epoch for c in bus.log(**query, reverse=reverse)]
+            assert got == expected[:: -1 if reverse else 1], query
+
+    def moments(number: int) -> list[np.datetime64]:
+        time = said[number][1]
+        return [np.datetime64(time + d, "ns") for d in (-1, 0, 1)]
+
+    for has_indexes in (True, False):
+        assert (store / "index").exists() == has_indexes
+        for page in (None, "p0", "p5"):
+            for source in (None, "physics", "nobody"):
+                for meta in ({}, {"kind": 'a "b", c'}, {"step": 77}, {"step": 77, "kind": "x"}):
+                    query: dict[str, Any] = {"page": page, "source": source, "meta": meta}
+                    ask(**query)
+                    ask(**query, since=100, until=350)
+        for number in (0, 5, 70, 400, len(said) - 1):
+            for moment in moments(number):
+                ask(since=moment)
+                ask(until=moment)
+                ask(since=moments(3)[0], until=moment, page="p1")
+        value = {s[0]: s[4]["step"] + 1.0 for s in said if "step" in s[4] and pages[0].id in s[2]}
+        seen = {c.epoch: float(v) for c, v in pages[0].history(index=0) if c.epoch > 6}
+        assert seen == value
+        bus.close()
+        shutil.rmtree(store / "index", ignore_errors=True)
+        bus = mmsb.open(store)
+        pages = [bus[f"p{i}"] for i in range(6)]
+    assert not (store / "index").exists(), "a reader writes nothing"
+    bus.close()
+
+
+def test_a_moment_must_be_one(bus: mmsb.Bus) -> None:
+    bus.create_page("x", shape=3)
+    with pytest.raises(mmsb.ArgumentError, match="time zone"):
+        bus.log(since=datetime.datetime(2020, 1, 1))
+    with pytest.raises(mmsb.ArgumentError, match="no moment"):
+        bus.log(until=np.datetime64("NaT"))
+    aware = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    assert [c.epoch for c in bus.log(since=aware)] == [1]
+    assert list(bus.log(until=aware)) == []
+    assert list(bus.log(since=np.datetime64("9999-01-01"))) == []
+    assert [c.epoch for c in bus.log(until=np.datetime64("9999-01-01"))] == [1]

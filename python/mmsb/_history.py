@@ -11,7 +11,7 @@ import numpy as np
 from . import _core, _index, _metadata
 from ._core import Core
 from ._delta import Delta
-from ._resolve import AtEpoch, EpochLike, PageLike, bound, past_page_id
+from ._resolve import AtEpoch, EpochLike, Moment, PageLike, bounds, past_page_id
 from ._values import Array, DType, dtype_from_text
 from .errors import ArgumentError, PageIndexError, PageNotFoundError
 
@@ -237,11 +237,11 @@ def _before(core: Core, page: int, since: int, until: int) -> _core.Snap | None:
 
 
 def history(
-    core: Core, page: int, index: Any, since: EpochLike, until: EpochLike | None
+    core: Core, page: int, index: Any, since: EpochLike | Moment, until: EpochLike | Moment | None
 ) -> Iterator[tuple[Commit, Any]]:
     """Return the values that a page had; see :meth:`Page.history`."""
     _check_index(core, page, index)
-    low, high = bound(core, since, 0), bound(core, until, core.epoch)
+    low, high = bounds(core, since, until)
     return _history(core, page, index, low, high)
 
 
@@ -291,14 +291,14 @@ def log(
     core: Core,
     page: PageLike | None,
     index: Any,
-    since: EpochLike,
-    until: EpochLike | None,
+    since: EpochLike | Moment,
+    until: EpochLike | Moment | None,
     source: str | None,
     meta: Mapping[str, Any] | None,
     reverse: bool,
 ) -> Iterator[Commit]:
     """Return the commits that match; see :meth:`Bus.log`."""
-    low, high = bound(core, since, 0), bound(core, until, core.epoch)
+    low, high = bounds(core, since, until)
     wanted = _metadata.members(meta)
     which = None if page is None else past_page_id(core, page)
     if index is not None:

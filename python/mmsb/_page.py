@@ -10,7 +10,7 @@ import numpy as np
 from . import _core, _history, _index, _logging, _metadata
 from ._create import new_shape
 from ._metadata import How, how
-from ._resolve import EpochLike, refuse_pickle
+from ._resolve import EpochLike, Moment, refuse_pickle
 from ._values import byte_size, rows_of
 from .errors import ArgumentTypeError, ClosedError, MMSBError, PageNotFoundError
 
@@ -358,7 +358,10 @@ class Page(_core.PageBase):
         return commit(self.core, batch, about)
 
     def history(
-        self, index: Any = ..., since: EpochLike = 0, until: EpochLike | None = None
+        self,
+        index: Any = ...,
+        since: EpochLike | Moment = 0,
+        until: EpochLike | Moment | None = None,
     ) -> Iterator[tuple[_history.Commit, Any]]:
         """Give every value that the page, or a part of it, ever had.
 
@@ -366,15 +369,17 @@ class Page(_core.PageBase):
         ----------
         index : index, optional
             What to look at. An epoch where it does not fit is passed over.
-        since, until : int, str, Commit or Snapshot, optional
-            First and last epoch; a number beyond the newest means the newest.
+        since, until : int, str, Commit, Snapshot, numpy.datetime64 or datetime, optional
+            First and last epoch, or the time of the earliest and the latest commit; a number
+            beyond the newest means the newest.
 
         Yields
         ------
         commit : Commit
             A commit that changed the bytes or the shape of what `index` names.
         value : ndarray or scalar
-            What it was from then on, a copy of your own. Oldest first, in one pass over the log.
+            What it was from then on, a copy of your own. Oldest first, in one pass over the
+            commits that touched the page.
 
         Examples
         --------

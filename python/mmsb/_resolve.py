@@ -39,7 +39,9 @@ class AtEpoch(ABC):
 
 PageLike: TypeAlias = _core.PageBase | str | SupportsIndex
 EpochLike: TypeAlias = AtEpoch | str | SupportsIndex
-TimeLike: TypeAlias = SupportsIndex | np.datetime64 | datetime.datetime
+Moment: TypeAlias = np.datetime64 | datetime.datetime
+TimeLike: TypeAlias = SupportsIndex | Moment
+_MOMENTS = (np.datetime64, datetime.datetime)
 
 
 def number(value: Any, what: str) -> int:
@@ -171,10 +173,27 @@ def epoch_number(core: _core.Core, epoch: EpochLike) -> int:
     return result
 
 
-def bound(core: _core.Core, epoch: EpochLike | None, default: int) -> int:
-    """Return an end of a range of epochs; a number past the newest means the newest."""
-    if epoch is None:
-        return default
+def bounds(
+    core: _core.Core, since: EpochLike | Moment, until: EpochLike | Moment | None
+) -> tuple[int, int]:
+    """Return the first and the last epoch of a range.
+
+    A number past the newest means the newest; a moment means the first commit that is not before
+    it, or the last that is not after it.
+    """
+    low = _as_of(core, since, -1) + 1 if isinstance(since, _MOMENTS) else _clamped(core, since)
+    if until is None:
+        return low, core.epoch
+    return low, _as_of(core, until, 0) if isinstance(until, _MOMENTS) else _clamped(core, until)
+
+
+def _as_of(core: _core.Core, moment: Moment, later: int) -> int:
+    time = nanoseconds(moment) + later
+    found = core.epoch_as_of(min(time, 2**64 - 1)) if time >= 0 else None
+    return 0 if found is None else found
+
+
+def _clamped(core: _core.Core, epoch: EpochLike) -> int:
     if isinstance(epoch, (str, AtEpoch)):
         return epoch_number(core, epoch)
     # Clamped before it is checked: 2**64 is as far beyond the newest as 2**63.
@@ -191,12 +210,12 @@ def nanoseconds(moment: TimeLike) -> int:
     >>> nanoseconds(datetime.datetime(1970, 1, 2))
     Traceback (most recent call last):
         ...
-    mmsb.errors.ArgumentError: as_of is a datetime without a time zone; give one, as in
+    mmsb.errors.ArgumentError: a datetime without a time zone names no moment; give it one, as in
     tzinfo=timezone.utc
     """
     if isinstance(moment, np.datetime64):
         if np.isnat(moment) or np.datetime_data(moment.dtype)[0] == "generic":
-            raise ArgumentError(f"as_of {moment!r} is no moment")
+            raise ArgumentError(f"{moment!r} is no moment")
         # In two parts: years that nanoseconds of 64 bits cannot hold must not wrap around.
         seconds = moment.astype("M8[s]")
         rest = int((moment - seconds).astype("m8[ns]").astype(np.int64))
@@ -204,7 +223,8 @@ def nanoseconds(moment: TimeLike) -> int:
     if isinstance(moment, datetime.datetime):
         if moment.utcoffset() is None:
             raise ArgumentError(
-                "as_of is a datetime without a time zone; give one, as in tzinfo=timezone.utc"
+                "a datetime without a time zone names no moment; give it one, "
+                "as in tzinfo=timezone.utc"
             )
         since = moment - _EPOCH
         return (since.days * 86_400 + since.seconds) * _SECOND + since.microseconds * 1_000
@@ -222,14 +242,10 @@ def epoch_as_of(core: _core.Core, moment: TimeLike) -> int:
     newest = core.snapshot()
     if 0 < newest.epoch and newest.time <= wanted:
         return newest.epoch
+    found = core.epoch_as_of(wanted) if wanted >= 0 else None
+    if found is not None:
+        return found
     first = next(core.log(0, newest.epoch, False), None)
-    if first is not None and first.time <= wanted:
-        low, high = first.epoch, newest.epoch
-        while high - low > 1:
-            middle = (low + high) // 2
-            entry = next(core.log(middle, middle, False))
-            low, high = (middle, high) if entry.time <= wanted else (low, middle)
-        return low
     if first is not None and first.epoch > 1:
         # A fork's own history begins after the epoch that it shares with its parent.
         shared = core.snapshot(first.epoch - 1)

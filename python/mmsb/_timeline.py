@@ -9,7 +9,7 @@ from . import _core, _history, _logging, _resolve
 from ._core import Core, Snap
 from ._metadata import check_name, how
 from ._page import commit
-from ._resolve import EpochLike, PageLike, TimeLike
+from ._resolve import EpochLike, Moment, PageLike, TimeLike
 from ._snapshot import Snapshot
 from .errors import ArgumentError
 
@@ -93,13 +93,16 @@ class Timeline:
         page: PageLike | None = None,
         *,
         index: Any = None,
-        since: EpochLike = 0,
-        until: EpochLike | None = None,
+        since: EpochLike | Moment = 0,
+        until: EpochLike | Moment | None = None,
         source: str | None = None,
         meta: Mapping[str, Any] | None = None,
         reverse: bool = False,
     ) -> Iterator[_history.Commit]:
         """Go through the commits that match, lazily.
+
+        With `page`, `source` or `meta` only the records that match are read, from the indexes of
+        the log's segments; the newest segment, which has none yet, is gone through.
 
         Parameters
         ----------
@@ -107,8 +110,9 @@ class Timeline:
             Only commits that touched this page, structurally too.
         index : index, optional
             Only commits that wrote a byte of the elements that it names in `page`.
-        since, until : int, str, Commit or Snapshot, optional
-            First and last epoch; a number beyond the newest means the newest.
+        since, until : int, str, Commit, Snapshot, numpy.datetime64 or datetime, optional
+            First and last epoch, or the time of the earliest and the latest commit; a number
+            beyond the newest means the newest. A datetime must be aware.
         source : str, optional
             Only commits of this source.
         meta : mapping, optional
@@ -136,6 +140,13 @@ class Timeline:
         ['physics', 'setup', None]
         >>> bus.snapshot(meta={"step": 1})["x"]
         array([1., 1., 5.])
+
+        What happened in the last hour?
+
+        >>> import numpy as np
+        >>> hour_ago = np.datetime64("now") - np.timedelta64(1, "h")
+        >>> [c.epoch for c in bus.log(since=hour_ago)]
+        [1, 2, 3]
         """
         return _history.log(self._core, page, index, since, until, source, meta, reverse)
 

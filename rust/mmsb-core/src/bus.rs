@@ -282,6 +282,12 @@ impl Bus {
         LogIter::new(&self.0.indexes, wanted, since, until, reverse)
     }
 
+    /// The last epoch of this bus's log whose time is not after `time`.
+    pub fn epoch_as_of(&self, time: u64) -> Result<Option<u64>> {
+        let core = self.alive()?;
+        self.0.indexes.epoch_as_of(time, core.epoch())
+    }
+
     /// Makes everything committed so far durable. Returns the durable epoch.
     pub fn sync(&self) -> Result<u64> {
         let core = self.writable()?;

@@ -83,7 +83,13 @@ impl LogIter {
     ) -> Result<LogIter> {
         let Store { vfs, dir, .. } = &indexes.store;
         let reading = match wanted.is_empty() {
-            true => Reading::All(LogCursor::new(Arc::clone(vfs), dir, since, until, reverse)?),
+            true => {
+                let cursor = LogCursor::new(Arc::clone(vfs), dir, since, until, reverse)?;
+                // What is wrong with that segment is met on the way.
+                let start =
+                    if since <= until { indexes.start(since).unwrap_or(None) } else { None };
+                Reading::All(cursor.beginning_at(start))
+            }
             false => {
                 let (indexes, wanted) = (Arc::clone(indexes), wanted.clone());
                 Reading::Some(Query::new(indexes, wanted, since, until, reverse)?)

@@ -8,6 +8,7 @@
 
 mod query;
 mod read;
+mod seek;
 mod write;
 
 #[cfg(test)]

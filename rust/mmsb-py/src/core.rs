@@ -418,6 +418,10 @@ impl Core {
         enter::detached(py, log).map(LogIter::new)
     }
 
+    fn epoch_as_of(&self, py: Python<'_>, time: u64) -> PyResult<Option<u64>> {
+        enter::detached(py, || self.bus.epoch_as_of(time))
+    }
+
     fn checkpoint(&self, py: Python<'_>) -> PyResult<u64> {
         enter::detached(py, || self.bus.checkpoint())
     }

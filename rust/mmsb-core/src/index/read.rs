@@ -94,6 +94,21 @@ impl Index {
         Ok(Some(Index { file, path, first_epoch, seal, marks, directory, blocks_at, blocks_len }))
     }
 
+    /// The last marked commit that is not after `epoch`, and where it is.
+    pub(super) fn mark_before(&self, epoch: u64) -> Option<(u64, u64)> {
+        let number = usize::try_from(epoch.checked_sub(self.first_epoch)? / STRIDE).ok()?;
+        self.mark(number.min(self.marks.len().checked_sub(1)?))
+    }
+
+    /// The last marked commit whose time is not after `time`.
+    pub(super) fn mark_as_of(&self, time: u64) -> Option<(u64, u64)> {
+        self.mark(self.marks.partition_point(|mark| mark.1 <= time).checked_sub(1)?)
+    }
+
+    fn mark(&self, number: usize) -> Option<(u64, u64)> {
+        Some((self.marks.get(number)?.0, self.first_epoch + STRIDE * number as u64))
+    }
+
     /// Between which offsets the commits of these epochs are.
     fn bounds(&self, since: u64, until: u64) -> (u64, u64) {
         let ordinal = |epoch: u64| epoch.saturating_sub(self.first_epoch) / STRIDE;

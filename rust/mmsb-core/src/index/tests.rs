@@ -41,6 +41,11 @@ impl Said {
     }
 }
 
+/// Three commits a moment.
+fn time(epoch: u64) -> u64 {
+    1000 + epoch / 3
+}
+
 /// A number that looks random.
 fn mix(n: u64) -> u64 {
     h64(&n.to_le_bytes())
@@ -88,7 +93,7 @@ fn world() -> (Double, Bus, Vec<Said>) {
         let is_said = !epoch.is_multiple_of(7);
         let source = SOURCES[(mix(epoch * 3) % 3) as usize];
         let meta = is_said.then_some(&*meta);
-        let how = How { source, meta, time: Some(1000 + epoch), wait: true, ..How::default() };
+        let how = How { source, meta, time: Some(time(epoch)), wait: true, ..How::default() };
         assert_eq!(bus.commit(&mut batch, None, &how).unwrap().epoch, epoch);
         if !is_said {
             members.clear();
@@ -121,6 +126,7 @@ fn queries() -> Vec<Wanted> {
     all.push(Wanted { meta: vec!["\"step\":5".into()], ..page(1) });
     all.push(Wanted { page: Some(2), ..source("physics") });
     all.push(page(u64::MAX));
+    all.push(Wanted::default());
     all
 }
 
@@ -135,6 +141,10 @@ fn check(bus: &Bus, all: &[Said]) {
         (end / 2, end / 3),
         (end + 1, u64::MAX),
     ];
+    for at in (999..=time(end) + 1).chain([0, u64::MAX]) {
+        let expected = all.iter().map(|said| said.epoch).rfind(|&epoch| time(epoch) <= at);
+        assert_eq!(bus.epoch_as_of(at).unwrap(), expected, "at {at}");
+    }
     for wanted in queries() {
         for (since, until) in ranges {
             let expected = || {
@@ -146,7 +156,7 @@ fn check(bus: &Bus, all: &[Said]) {
                     .unwrap()
                     .map(|entry| {
                         let entry = entry.unwrap();
-                        assert_eq!(entry.time(), 1000 + entry.epoch());
+                        assert_eq!(entry.time(), time(entry.epoch()));
                         let said = &all[entry.epoch() as usize - 1];
                         let pages: Vec<_> =
                             entry.ops().filter_map(|op| op.unwrap().page()).collect();
@@ -316,6 +326,10 @@ fn what_an_index_says_is_not_believed() {
     for entry in bus.log_of(&wanted, 0, u64::MAX, false).unwrap() {
         assert!(all[entry.unwrap().epoch() as usize - 1].has(&wanted));
     }
+    for since in 1..=COUNT {
+        let first = bus.log(since, since, false).unwrap().next().unwrap().unwrap();
+        assert_eq!(first.epoch(), since);
+    }
     let mut problems = Vec::new();
     verify(&store(&double), &mut |e| problems.push(e)).unwrap();
     assert_eq!(problems.len(), 1);
@@ -401,7 +415,7 @@ fn an_index_of_an_older_end_means_nothing() {
     let bus = open(&double, Mode::ReadWrite);
     assert_eq!(bus.epoch(), COUNT);
     assert_eq!(
-        bus.write(2, 0, b"on", &How { time: Some(1001 + COUNT), ..how }).unwrap().epoch,
+        bus.write(2, 0, b"on", &How { time: Some(time(COUNT + 1)), ..how }).unwrap().epoch,
         COUNT + 1
     );
     all.push(Said { epoch: COUNT + 1, pages: vec![2], source: None, members: Vec::new() });

@@ -49,8 +49,18 @@ pub struct LogCursor {
     /// Segments still to come, the next one last.
     segments: Vec<SegmentName>,
     stand: Option<Stand>,
+    /// Where the walk of one segment may begin.
+    start: Option<Start>,
     reverse: bool,
     done: bool,
+}
+
+/// A commit of a segment, and where its record is said to begin.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Start {
+    pub(crate) name: SegmentName,
+    pub(crate) offset: u64,
+    pub(crate) epoch: u64,
 }
 
 /// Offset and epoch of a commit.
@@ -92,9 +102,18 @@ impl LogCursor {
             until,
             segments,
             stand: None,
+            start: None,
             reverse,
             done,
         })
+    }
+
+    /// Leaves out the records of a segment that come before a commit. One that is not where it is said to be is looked
+    /// for from the segment's beginning.
+    pub(crate) fn beginning_at(mut self, start: Option<Start>) -> LogCursor {
+        assert!(start.is_none_or(|start| start.epoch <= self.since), "a commit is left out");
+        self.start = start;
+        self
     }
 
     /// The next commit, without copying it.
@@ -114,7 +133,11 @@ impl LogCursor {
 
     fn open_next(&mut self) -> Result<Walk> {
         let name = self.segments.pop().ok_or_else(|| missing(&self.dir, self.since))?;
-        open_segment(&*self.vfs, &self.dir, name, None)
+        let mut walk = open_segment(&*self.vfs, &self.dir, name, None)?;
+        if let Some(start) = self.start.filter(|start| start.name == name) {
+            walk.skip_to(start.offset, start.epoch)?;
+        }
+        Ok(walk)
     }
 
     /// Moves to the next commit of the range; says where it is.

@@ -37,6 +37,7 @@ mod tests;
 mod verify;
 mod writer;
 
+pub(crate) use cursor::Start;
 pub use cursor::{LogCursor, OwnedCommit};
 pub use meta::{StoreMeta, read_meta};
 pub use reader::Commit;

@@ -211,6 +211,18 @@ impl Walk {
         Walk { window, path, header, offset, epoch, chain, commits: 0, sealed: false, durable: 0 }
     }
 
+    /// Goes on at the commit of `epoch`, if its record begins at `offset`; tells whether it does. What lies before is
+    /// taken for sound.
+    pub(crate) fn skip_to(&mut self, offset: u64, epoch: u64) -> Result<bool> {
+        assert!(epoch > self.epoch, "a walk goes back");
+        let found = self.window.record(&self.header.salt, offset)?;
+        let is_it = |head: &Head| head.kind == record::COMMIT && head.epoch_low == epoch as u32;
+        let Some((head, _)) = found.filter(|(head, _)| is_it(head)) else { return Ok(false) };
+        (self.offset, self.chain) = (offset, head.chain);
+        (self.epoch, self.commits) = (epoch - 1, epoch - self.header.first_epoch);
+        Ok(true)
+    }
+
     /// Reads the next record. The walk moves on only if it is one that belongs here.
     pub(crate) fn step(&mut self) -> Result<Step<'_>> {
         let offset = self.offset;
