@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex, TypeVar
@@ -432,8 +433,51 @@ class Bus(Timeline, Mapping[str, Page]):
         _logging.follow()
         return self._core.checkpoint()
 
+    def backup(self, path: str | os.PathLike[str], *, progress: Progress | None = None) -> int:
+        """Copy the store as it is now, with all of its history, while commits go on.
+
+        The copy is a store of its own: it opens, has the same epochs and digests, and goes its own
+        way from then on. Every record is checked before it is copied. A bus in memory becomes a
+        store in a directory, of durability "disk".
+
+        Parameters
+        ----------
+        path : str or path-like
+            A directory that is not there or empty, outside of the store.
+        progress : callable, optional
+            Called now and then with the bytes done and the bytes in all.
+
+        Returns
+        -------
+        int
+            The epoch that the copy shows.
+
+        Raises
+        ------
+        BusExistsError
+            There is a bus at `path`.
+        ArgumentError
+            `path` holds other files or lies in the store, or this is a fork in memory.
+        CorruptionError
+            The log is damaged; nothing was copied.
+        StorageError
+            The copy could not be written; nothing that opens is left of it.
+
+        Examples
+        --------
+        >>> import mmsb, tempfile
+        >>> with tempfile.TemporaryDirectory() as d, mmsb.Bus() as bus:
+        ...     x = bus.create_page("x", data=[1])
+        ...     epoch = bus.backup(d + "/copy.mmsb")
+        ...     with mmsb.open(d + "/copy.mmsb") as copy:
+        ...         print(epoch, copy["x"].read(), copy.digest() == bus.digest())
+        1 [1] True
+        """
+        _logging.follow()
+        return self._core.backup(_resolve.path_text(path), progress)
+
     def verify(self, progress: Progress | None = None) -> Report:
-        """Read and check every byte of the log and the checkpoints.
+        """Read and check every byte of the log, the indexes and the checkpoints.
 
         Parameters
         ----------

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
+use crate::backup::{self, Upto};
 use crate::core::Core;
 use crate::delta::Batch;
 use crate::history::{Base, LogIter, Replay, Store};
@@ -18,6 +19,7 @@ use crate::sequence::{Build, Committed, Durability, How};
 use crate::snapshot::{Pin, Snapshot};
 use crate::sync::{Mutex, lock};
 use crate::table;
+use crate::vfs::{OsVfs, Vfs};
 use crate::view::View;
 use crate::{Code, Error, Result, apply, checkpoint, index, restore, trace};
 
@@ -348,6 +350,40 @@ impl Bus {
         if !is_real || builder.spawn(work.clone()).is_err() {
             work();
         }
+    }
+
+    /// Copies the store as it is at the newest epoch, with all of its history, into a directory that is empty or not
+    /// there. Commits go on meanwhile. Returns the epoch.
+    pub fn backup(&self, to: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<u64> {
+        self.backup_on(&OsVfs, to, progress)
+    }
+
+    /// The same, to a place behind a file system.
+    pub fn backup_on(
+        &self,
+        vfs: &dyn Vfs,
+        to: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<u64> {
+        let (core, store) = (self.alive()?, &self.0.store);
+        let to = std::path::absolute(to).map_err(|e| Error::storage(to, &e, "cannot find"))?;
+        let refuse = |what: String| Err(Error::new(Code::Argument, what));
+        if core.parent().is_some() {
+            return refuse("a fork in memory has its parent's history; back up the parent".into());
+        }
+        if !self.0.in_memory && to.starts_with(&store.dir) {
+            return refuse(format!("{} lies in the store that is to be copied", to.display()));
+        }
+        let (epoch, end) = {
+            let seq = lock(&core.sequencer);
+            let end = seq.log.as_ref().map(Log::end).or(self.0.read_end);
+            (seq.newest.epoch, end.unwrap_or_default())
+        };
+        core.wait_published(epoch)?;
+        // That of a bus in memory says nothing about one in a directory.
+        let durability = self.0.in_memory.then_some(Durability::Disk as u8);
+        backup::copy(store, Upto { epoch, end, durability }, vfs, &to, progress)?;
+        Ok(epoch)
     }
 
     /// Checks every byte of log, indexes and checkpoints.

@@ -6,6 +6,7 @@
 
 mod apply;
 mod arena;
+mod backup;
 mod blocks;
 mod bus;
 mod catalog;

@@ -59,6 +59,8 @@ pub(crate) enum Defect {
     DigestBlindToNames,
     /// An index names one page a commit.
     IndexForgetsPages,
+    /// A copy that is being made is not told from a store.
+    CopyNotMarked,
     /// An index is believed whatever became of its segment.
     IndexNotBound,
 }

@@ -102,6 +102,8 @@ events! {
         index_done(file: &Path, bytes: u64);
     WARN "mmsb.index.failed" "a segment has no index; queries read all of it"
         index_failed(file: &Path, error: &str);
+    INFO "mmsb.backup.done" "a copy of the store was made"
+        backup_done(path: &Path, epoch: u64);
     ERROR "mmsb.verify.problem" "verify found damage"
         verify_problem(file: &Path, offset: Option<u64>, epoch: Option<u64>, error: &str);
 }

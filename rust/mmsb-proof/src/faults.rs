@@ -180,7 +180,8 @@ impl Faulted {
         // An error of a commit says whether the writer goes on; behind the others a sync may have failed.
         let commits = !matches!(
             act,
-            Act::Sync
+            Act::Backup
+                | Act::Sync
                 | Act::Reopen
                 | Act::Checkpoint
                 | Act::CheckpointUnasked

@@ -343,6 +343,7 @@ fn act(input: &mut Input<'_>) -> Act {
         17 => Act::Travel { back: a },
         18 => Act::Checkpoint,
         19 => Act::Sync,
+        20 => Act::Backup,
         _ => Act::Reopen,
     }
 }

@@ -426,6 +426,11 @@ impl Core {
         enter::detached(py, || self.bus.checkpoint())
     }
 
+    #[pyo3(signature = (path, progress=None))]
+    fn backup(&self, py: Python<'_>, path: PathBuf, progress: Option<Py<PyAny>>) -> PyResult<u64> {
+        enter::with_progress(py, progress.as_ref(), |report| self.bus.backup(&path, report))
+    }
+
     #[pyo3(signature = (progress=None))]
     fn verify<'py>(
         &self,

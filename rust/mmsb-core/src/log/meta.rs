@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Position;
+use super::birth;
 use super::record::u64_at;
 use super::segment::{self, MAJOR, MINOR, array, check_version, checked};
 use crate::error::{Code, Error, Result};
@@ -99,9 +100,11 @@ pub(crate) fn read_slot(vfs: &dyn Vfs, path: &Path) -> Result<Option<StoreMeta>>
 /// Reads the newest valid slot of the store in `dir`.
 pub fn read_meta(vfs: &dyn Vfs, dir: &Path) -> Result<StoreMeta> {
     let paths = slot_paths(dir);
+    let mark = birth::mark(dir);
+    let is_marked = vfs.exists(&mark).map_err(|e| Error::storage(&mark, &e, "look for"))?;
     // Slots come before the first segment: without one nothing was ever committed, and where it was listed they are whole
-    // even if the store is being created just now.
-    let empty = segment::list(vfs, dir)?.is_empty();
+    // even if the store is being created just now. Of a copy that is being made anything may be there.
+    let empty = is_marked || segment::list(vfs, dir)?.is_empty();
     let slots = (read_slot(vfs, &paths[0])?, read_slot(vfs, &paths[1])?);
     let begun = [&slots.0, &slots.1]
         .iter()

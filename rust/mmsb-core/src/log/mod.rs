@@ -5,6 +5,7 @@
 //! nothing is ever rewritten or silently shortened; only what a sync has reached is called durable.
 
 mod active;
+pub(crate) mod birth;
 mod cursor;
 #[cfg(test)]
 mod damage_tests;
@@ -39,13 +40,14 @@ mod writer;
 
 pub(crate) use cursor::Start;
 pub use cursor::{LogCursor, OwnedCommit};
+pub(crate) use meta::MetaSlots;
 pub use meta::{StoreMeta, read_meta};
 pub use reader::Commit;
 pub(crate) use reader::{Step, Walk, commit_at, open_segment};
 pub use record::{HEADROOM, META, SOURCE, put_text};
 pub(crate) use record::{SEAL, put_varint, take_varint, u64_at};
 pub use recover::{CheckpointMark, LogRecovery, OpenMode, open};
-pub(crate) use segment::{SegmentName, array, check_version, checked, list};
+pub(crate) use segment::{SegmentName, array, check_version, checked, list, log_dir};
 pub use verify::{Walked, verify};
 pub use writer::{Log, SyncPoint};
 

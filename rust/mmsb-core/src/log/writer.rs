@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::active::{Active, Entry};
+use super::birth;
 use super::mapped::Helper;
 use super::meta::{MetaSlots, StoreMeta};
 use super::record::{self, HEADROOM, SEAL_ROOM, padded};
 use super::segment::{self, Gate, MAX_EPOCH, RECORDS, Segment, SegmentHeader, SegmentName};
-use super::{LogOptions, Position, lock};
+use super::{LogOptions, Position};
 use crate::error::{Code, Error, Result};
 use crate::hash::h64;
 use crate::trace;
@@ -99,12 +100,7 @@ impl Log {
                 format!("base_epoch = {}; at most {} (2**62 - 1)", opts.base_epoch, MAX_EPOCH - 1);
             return Err(Error::new(Code::Argument, what));
         }
-        let failed = |path: &Path, e: std::io::Error| Error::storage(path, &e, "create");
-        vfs.create_dir(dir).map_err(|e| failed(dir, e))?;
-        refuse_foreign(&*vfs, dir)?;
-        let lock = lock(&*vfs, dir)?;
-        refuse_existing(&*vfs, dir)?;
-        segment::make_dirs(&*vfs, dir)?;
+        let lock = birth::claim(&*vfs, dir)?;
         let meta = StoreMeta {
             uuid: random(&opts, "uuid", 0),
             durability: opts.durability,
@@ -113,12 +109,7 @@ impl Log {
             durable_epoch: 0,
         };
         let meta = MetaSlots::create(&*vfs, dir, meta)?;
-        // A bare name lies in the working directory.
-        let parent =
-            dir.parent().map(|up| if up.as_os_str().is_empty() { Path::new(".") } else { up });
-        for synced in [Some(dir), parent].into_iter().flatten() {
-            vfs.sync_dir(synced).map_err(|e| Error::storage(synced, &e, "sync"))?;
-        }
+        birth::sync_place(&*vfs, dir)?;
         let state = LogState {
             next_seq: 0,
             epoch: opts.base_epoch,
@@ -128,19 +119,13 @@ impl Log {
             sealed_bytes: 0,
         };
         let mut log = Log::resume(vfs, dir, opts, lock, meta, state)?;
-        let begun = log.first_segment();
-        if log.vfs.exists(&begun).map_err(|e| failed(&begun, e))? {
-            log.vfs.unlink(&begun).map_err(|e| failed(&begun, e))?;
-        }
         log.start_segment()?;
         let point = log.sync_point();
         point.sync()?;
         log.synced(&point);
         assert_eq!(log.durable, log.state.end, "a new log is not durable");
-        let log_dir = segment::log_dir(dir);
         let name = SegmentName { seq: 0, first_epoch: log.state.epoch + 1 };
-        log.vfs.rename(&begun, &log_dir.join(name.file())).map_err(|e| failed(&begun, e))?;
-        log.gate.sync_names()?;
+        birth::announce(&*log.vfs, dir, name, &log.gate)?;
         log.write_meta()?;
         assert_eq!(log.meta.now.durable, log.state.end, "a slot tells of another position");
         log.meta.sync()?;
@@ -287,11 +272,6 @@ impl Log {
         cut
     }
 
-    /// The first segment gets its name when it is durable: that moment makes the directory a store.
-    fn first_segment(&self) -> PathBuf {
-        segment::log_dir(&self.dir).join("creating")
-    }
-
     /// Opens the next segment. The one before the last must be durable by then, its name too: recovery relies on it.
     fn start_segment(&mut self) -> Result<&mut Active> {
         self.settle()?;
@@ -311,7 +291,7 @@ impl Log {
             block_size: self.opts.block_size,
         };
         let path = segment::log_dir(&self.dir).join(name.file());
-        let made = if name.seq == 0 { self.first_segment() } else { path.clone() };
+        let made = if name.seq == 0 { birth::unnamed(&self.dir) } else { path.clone() };
         let limit = self.opts.segment_bytes;
         let made = Active::create(&*self.vfs, &made, &path, &header, limit);
         let mut active = made.map_err(|(error, nothing_left)| {
@@ -459,37 +439,6 @@ impl Log {
         self.broken = true;
         // The thread did not come along; its handle must not be joined or detached here.
         mem::forget(self.background.take());
-    }
-}
-
-/// A directory that holds a store, or remains of one, is not made into a new one.
-fn refuse_existing(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-    if segment::list(vfs, dir)?.is_empty() {
-        match super::read_meta(vfs, dir) {
-            Err(error) if error.code == Code::BusNotFound => return Ok(()),
-            Err(error) => return Err(error),
-            Ok(_) => {}
-        }
-    }
-    let message = format!("{} already holds a bus; open it with mmsb.open()", dir.display());
-    let mut error = Error::new(Code::BusExists, message);
-    error.detail.file = Some(dir.to_path_buf());
-    Err(error)
-}
-
-/// A directory with other people's files is not made into a store. One with remains of a creation that did not end is.
-fn refuse_foreign(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-    let ours = ["lock", "meta-0", "meta-1", "log", "checkpoints", "quarantine"];
-    let names = vfs.list(dir).map_err(|e| Error::storage(dir, &e, "list"))?;
-    match names.iter().find(|name| !ours.contains(&name.as_str())) {
-        None => Ok(()),
-        Some(name) => Err(Error::new(
-            Code::Argument,
-            format!(
-                "{} is not empty (it holds {name:?}); a bus needs a directory of its own",
-                dir.display()
-            ),
-        )),
     }
 }
 

@@ -1,14 +1,15 @@
 //! One image of a crash: what it must show when it is opened, and that the store lives on.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use mmsb_core::{Code, Durability, Options};
+use mmsb_core::vfs::Vfs;
+use mmsb_core::{Code, Durability, Mode, Options, log};
 use twox_hash::XxHash3_64;
 
-use crate::model::{Act, Driver, Ledger, State, random_act};
+use crate::model::{Act, BACKUP, Driver, Ledger, State, check_backup, random_act};
 use crate::rng::{Rng, mix};
 use crate::sim::{Disk, SimVfs};
 
@@ -173,6 +174,7 @@ impl Lives {
 pub fn check(setup: &Setup, disk: Disk, law: &Law, seed: u64) -> Lives {
     let mut rng = Rng(seed);
     let sim = setup.file_system(disk);
+    check_copies(&sim, &law.history);
     let mut driver = law.recover(setup, &sim);
     commit_three(&mut driver, &mut rng);
     let mut lives = Lives::default();
@@ -208,6 +210,26 @@ pub fn check(setup: &Setup, disk: Disk, law: &Law, seed: u64) -> Lives {
         sim.kill();
     }
     lives
+}
+
+/// A copy that a crash ended is no store, or it is whole.
+fn check_copies(sim: &SimVfs, history: &[Arc<State>]) {
+    let is_copy = |dir: &Path| {
+        dir.extension().is_some_and(|ext| ext.to_str().is_some_and(|ext| ext.starts_with(BACKUP)))
+    };
+    let disk = sim.disk();
+    let found = disk.files().filter_map(|(path, _)| path.ancestors().find(|dir| is_copy(dir)));
+    let dirs: BTreeSet<&Path> = found.collect();
+    let vfs: Arc<dyn Vfs> = Arc::new(SimVfs::of(disk.clone()));
+    for dir in dirs {
+        match log::read_meta(&*vfs, dir) {
+            Err(error) if error.code == Code::BusNotFound => {}
+            _ => {
+                let checked = check_backup(&vfs, dir, Mode::ReadWrite, history);
+                assert!(checked.is_ok(), "{}: {checked:?}", dir.display());
+            }
+        }
+    }
 }
 
 fn commit_three(driver: &mut Driver, rng: &mut Rng) {

@@ -92,6 +92,7 @@ fn commits(act: &Act) -> bool {
             | Act::Checkpoint
             | Act::CheckpointUnasked
             | Act::CheckpointDuring { .. }
+            | Act::Backup
             | Act::Sync
             | Act::Reopen
     )

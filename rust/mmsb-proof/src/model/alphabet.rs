@@ -41,6 +41,7 @@ pub fn alphabet() -> Vec<Act> {
         Act::CheckpointUnasked,
         Act::CheckpointDuring { call: 2, page: 0, byte: 9 },
         Act::CheckpointDuring { call: 5, page: 0, byte: 10 },
+        Act::Backup,
         Act::Sync,
         Act::Reopen,
     ]
@@ -62,7 +63,7 @@ pub fn random_act(rng: &mut Rng) -> Act {
         _ => None,
     };
     let page = byte(rng);
-    match rng.below(32) {
+    match rng.below(33) {
         0..=2 => Act::Create { name: name(rng), len: len(rng), fill: byte(rng) },
         3 => Act::Delete { page },
         4 => Act::Rename { page, name: name(rng) },
@@ -95,6 +96,7 @@ pub fn random_act(rng: &mut Rng) -> Act {
         26 | 27 => Act::CheckpointUnasked,
         28 => Act::CheckpointDuring { call: rng.below(12) as u8, page, byte: byte(rng) },
         29 | 30 => Act::Sync,
+        31 => Act::Backup,
         _ => Act::Reopen,
     }
 }

@@ -565,6 +565,7 @@ impl Driver {
                     _ => self.checkpoint(false)?,
                 }
             }
+            Act::Backup => self.backup()?,
             Act::Sync => {
                 let want = if self.place.is_some() { self.epoch() } else { 0 };
                 assert_eq!(self.bus.sync()?, want);

@@ -13,7 +13,8 @@ use proptest::prelude::*;
 
 pub use alphabet::{alphabet, random_act};
 pub use driver::{Driver, Ledger, of_storage, options};
-pub use queries::check_queries;
+pub(crate) use queries::BACKUP;
+pub use queries::{check_backup, check_queries};
 pub use state::{Page, State, check_snapshot, compare};
 
 /// One step. Numbers are reduced to what is there when the step is taken.
@@ -58,6 +59,8 @@ pub enum Act {
     CheckpointUnasked,
     /// One that another commit meets at its `call`-th call of the file system.
     CheckpointDuring { call: u8, page: u8, byte: u8 },
+    /// A copy of the store is made, opened and compared.
+    Backup,
     /// Everything is made durable.
     Sync,
     /// The bus is closed and opened again.
@@ -110,6 +113,7 @@ pub fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::CheckpointUnasked),
         1 => (0u8..16, any::<u8>(), any::<u8>())
             .prop_map(|(call, page, byte)| Act::CheckpointDuring { call, page, byte }),
+        1 => Just(Act::Backup),
         1 => Just(Act::Sync),
         1 => Just(Act::Reopen),
     ]

@@ -1,8 +1,14 @@
-//! What a query gives is what going through the whole log gives.
+//! What a query gives is what going through the whole log gives; what a copy of a store shows is what the store showed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
 
-use mmsb_core::{Bus, Error, LogEntry, Wanted};
+use mmsb_core::vfs::Vfs;
+use mmsb_core::{Bus, Durability, Error, LogEntry, Mode, Wanted};
+
+use super::driver::{of_storage, options};
+use super::state::{State, compare};
 
 /// What a commit can be asked for.
 fn asked_of(entry: &LogEntry) -> BTreeSet<(Option<u64>, Option<String>, Vec<String>)> {
@@ -45,4 +51,35 @@ pub fn check_queries(bus: &Bus) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What the extension of a copy's directory begins with.
+pub(crate) const BACKUP: &str = "backup-";
+
+/// Compares a copy of a store with the states that there were, the newest and some before; returns its epoch.
+///
+/// # Errors
+/// An error of the file system, or what is wrong.
+pub fn check_backup(
+    vfs: &Arc<dyn Vfs>,
+    dir: &Path,
+    mode: Mode,
+    history: &[Arc<State>],
+) -> Result<u64, Result<Error, String>> {
+    let failed = |error: Error| if of_storage(&error) { Ok(error) } else { Err(error.to_string()) };
+    let options = options(Durability::Os);
+    let bus = Bus::open_on(vfs.clone(), dir, mode, &options, &mut |_, _| {}).map_err(failed)?;
+    let newest = bus.epoch();
+    if bus.recovery().is_none_or(|found| found.torn_bytes > 0) {
+        return Err(Err("a copy has a torn end".to_string()));
+    }
+    for epoch in [newest, newest / 2] {
+        let snapshot = bus.snapshot_at(epoch).map_err(failed)?;
+        let want = history.get(epoch as usize).ok_or(Err(format!("epoch {epoch} never was")))?;
+        compare(&snapshot, want).map_err(|what| Err(format!("epoch {epoch}: {what}")))?;
+    }
+    match bus.verify(&mut |_, _| {}).map_err(failed)?.problems.first() {
+        Some(problem) => Err(failed(problem.clone())),
+        None => Ok(newest),
+    }
 }

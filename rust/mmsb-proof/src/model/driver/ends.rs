@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
+use mmsb_core::vfs::{RamVfs, Vfs};
 use mmsb_core::{Bus, Code, Durability, How, Mode, Result};
 
 use super::{Driver, Ledger, Place, expect, of_storage};
-use crate::model::queries::check_queries;
+use crate::model::queries::{BACKUP, check_backup, check_queries};
 use crate::model::state::{State, check_snapshot};
 use crate::sim::SimVfs;
 
@@ -111,6 +112,33 @@ impl Driver {
         self.in_doubt = None;
         self.failed = false;
         self.note(None);
+    }
+
+    /// Copies the store; the copy shows the same history, and makes the same epochs from then on.
+    pub(super) fn backup(&mut self) -> Result<()> {
+        let ram: Arc<dyn Vfs> = Arc::new(RamVfs::new());
+        let (vfs, dir) = match &self.place {
+            Some(place) => (place.vfs.clone(), place.dir.clone()),
+            None => (ram, "/s".into()),
+        };
+        let mut number = 0;
+        let to = loop {
+            let to = dir.with_extension(format!("{BACKUP}{number}"));
+            match vfs.exists(&to) {
+                Ok(true) => number += 1,
+                Ok(false) => break to,
+                Err(_) => return Ok(()),
+            }
+        };
+        assert_eq!(self.bus.backup_on(&*vfs, &to, &mut |_, _| {})?, self.epoch());
+        check_backup(&vfs, &to, Mode::Read, &self.history).map_err(|what| match what {
+            Ok(error) => error,
+            Err(what) => panic!("{}: {what}", to.display()),
+        })?;
+        if self.place.is_some() && self.sim().is_none() {
+            std::fs::remove_dir_all(&to).unwrap();
+        }
+        self.check_head()
     }
 
     /// Every epoch is there, bit for bit, forward and backward; the store is sound.

@@ -1,0 +1,179 @@
+//! A copy of a store, made while commits go on.
+//!
+//! Invariants: the copy shows one published epoch with all of its history, byte for byte; a slot says that it is durable
+//! when all of it is, and until then there is no store; a damaged log is not copied; of the source nothing is changed.
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::arena::is_denied;
+use crate::history::Store;
+use crate::log::{self, MetaSlots, Position, SegmentName, StoreMeta, birth};
+use crate::vfs::{OpenKind, Vfs, VfsFile, read_full_at, write_all_at};
+use crate::{Code, Error, Result, checkpoint, trace};
+
+/// What is copied at once.
+const PIECE: usize = 1 << 20;
+
+/// What of a store is copied: all up to the end of an epoch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Upto {
+    pub(crate) epoch: u64,
+    pub(crate) end: Position,
+    /// What the copy has as the durability of its bus, if not that of the source.
+    pub(crate) durability: Option<u8>,
+}
+
+/// Copies a store into a directory that is empty or not there. `progress` is told bytes done and bytes in all.
+pub(crate) fn copy(
+    store: &Store,
+    upto: Upto,
+    vfs: &dyn Vfs,
+    to: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<()> {
+    check_log(store, upto)?;
+    let mut names = log::list(&*store.vfs, &store.dir)?;
+    names.retain(|name| name.seq <= upto.end.seq);
+    let meta = log::read_meta(&*store.vfs, &store.dir)?;
+    let durability = upto.durability.unwrap_or(meta.durability);
+    // Held until all is done: nobody makes or opens a store there.
+    let _lock = birth::claim(vfs, to)?;
+    let unfinished = Unfinished { vfs, to };
+    let mut copying = Copying { from: &*store.vfs, to: vfs, buf: Vec::new() };
+    let meta = StoreMeta { durability, ..meta };
+    let mut slots = copying.fill(store, upto, &names, meta, to, progress)?;
+    // From here on it is a store, whatever becomes of the mark.
+    std::mem::forget(unfinished);
+    slots.write(upto.end, upto.epoch)?;
+    slots.sync()?;
+    birth::remove_mark(vfs, to)?;
+    trace::backup_done(to, upto.epoch);
+    Ok(())
+}
+
+/// Every record up to the end must be sound.
+fn check_log(store: &Store, upto: Upto) -> Result<()> {
+    let mut problem = None;
+    let mut note = |error| _ = problem.get_or_insert(error);
+    log::verify(&*store.vfs, &store.dir, Some(upto.end), &mut note, &mut |_, _| {})?;
+    problem.map_or(Ok(()), Err)
+}
+
+/// Removes a copy that was given up, also when whoever is told of the progress raised. What can't be removed now is
+/// removed by the next attempt.
+struct Unfinished<'a> {
+    vfs: &'a dyn Vfs,
+    to: &'a Path,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        let _ = birth::remove_copy(self.vfs, self.to);
+    }
+}
+
+struct Copying<'a> {
+    from: &'a dyn Vfs,
+    to: &'a dyn Vfs,
+    buf: Vec<u8>,
+}
+
+impl Copying<'_> {
+    /// Makes everything durable but what makes it a store.
+    fn fill(
+        &mut self,
+        store: &Store,
+        upto: Upto,
+        names: &[SegmentName],
+        meta: StoreMeta,
+        to: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<MetaSlots> {
+        if is_denied() || self.buf.try_reserve_exact(PIECE).is_err() {
+            let what = format!("no memory for {PIECE} bytes, in which a backup is copied");
+            return Err(Error::new(Code::OutOfSpace, what));
+        }
+        self.buf.resize(PIECE, 0);
+        let meta = StoreMeta { durable: Position::default(), durable_epoch: 0, ..meta };
+        birth::set_mark(self.to, to)?;
+        let slots = MetaSlots::create(self.to, to, meta)?;
+        birth::sync_place(self.to, to)?;
+        let mut parts = Vec::new();
+        let mut total = 0;
+        for name in names {
+            let path = log::log_dir(&store.dir).join(name.file());
+            let from = self.open(&path)?;
+            let size = from.size().map_err(|e| Error::storage(&path, &e, "cannot measure"))?;
+            let len = if name.seq == upto.end.seq { upto.end.offset } else { size };
+            total += len;
+            parts.push((from, len));
+        }
+        let mut done = 0;
+        for (name, (from, len)) in names.iter().zip(parts) {
+            let path = log::log_dir(to).join(name.file());
+            self.file(&*from, len, &path, &mut |n| progress(done + n, total))?;
+            done += len;
+        }
+        for epoch in checkpoint::list(self.from, &store.dir)? {
+            if epoch <= upto.epoch {
+                self.checkpoint(store, epoch, to)?;
+            }
+        }
+        for dir in [log::log_dir(to), checkpoint::dir(to)] {
+            self.to.sync_dir(&dir).map_err(|e| Error::storage(&dir, &e, "cannot sync"))?;
+        }
+        Ok(slots)
+    }
+
+    fn open(&self, path: &Path) -> Result<Arc<dyn VfsFile>> {
+        self.from.open(path, OpenKind::Read).map_err(|e| Error::storage(path, &e, "cannot read"))
+    }
+
+    /// Copies a checkpoint that is sound and still there. Without it the log says the same.
+    fn checkpoint(&mut self, store: &Store, epoch: u64, to: &Path) -> Result<()> {
+        let path = checkpoint::path(&store.dir, epoch);
+        let from = match self.from.open(&path, OpenKind::Read) {
+            // It was let go.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened.map_err(|e| Error::storage(&path, &e, "cannot read"))?,
+        };
+        match checkpoint::verify(self.from, &store.dir, epoch, store.uuid) {
+            Ok((size, _)) => self.file(&*from, size, &checkpoint::path(to, epoch), &mut |_| {}),
+            Err(error) if error.code == Code::Corruption => {
+                trace::checkpoint_damaged(&path, &error.message);
+                Ok(())
+            }
+            Err(_) if !self.from.exists(&path).unwrap_or(true) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Copies the first `len` bytes of a file into a new one and syncs it.
+    fn file(
+        &mut self,
+        from: &dyn VfsFile,
+        len: u64,
+        path: &Path,
+        on: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let failed = |e: io::Error| Error::storage(path, &e, "cannot write");
+        let to = self.to.open(path, OpenKind::CreateNew).map_err(failed)?;
+        let mut at = 0;
+        while at < len {
+            let piece = &mut self.buf[..(len - at).min(PIECE as u64) as usize];
+            let n = read_full_at(from, at, piece).map_err(failed)?;
+            if n < piece.len() {
+                return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+            }
+            write_all_at(&*to, at, piece).map_err(failed)?;
+            at += n as u64;
+            on(at);
+        }
+        to.sync().map_err(failed)
+    }
+}

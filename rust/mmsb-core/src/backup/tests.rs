@@ -1,0 +1,195 @@
+//! Copies against the store that they are of; what is refused; what a failure leaves.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::delta::{Batch, NewPage};
+use crate::log::double::Double;
+use crate::sequence::How;
+use crate::vfs::RamVfs;
+use crate::{Bus, Durability, Mode, Options};
+
+fn options() -> Options {
+    Options {
+        durability: Some(Durability::Os),
+        max_memory: Some(16 << 20),
+        seed: Some(3),
+        segment_bytes: Some(4096 + 8000),
+    }
+}
+
+fn how(epoch: u64) -> How<'static> {
+    How { time: Some(epoch), wait: true, ..How::default() }
+}
+
+/// Commits of many segments, with a checkpoint, and the digest of each epoch.
+fn world() -> (Double, Bus, Vec<u128>) {
+    let double = Double::new(Arc::new(RamVfs::new()));
+    let bus = Bus::create_on(double.vfs(), Path::new("/s"), &options()).unwrap();
+    let digest = || bus.snapshot().unwrap().digest();
+    let mut digests = vec![digest()];
+    let mut batch = Batch::new();
+    for epoch in 1..=30 {
+        batch.clear();
+        if epoch == 1 {
+            let page = NewPage {
+                name: Some("p"),
+                dtype: "",
+                itemsize: 1,
+                shape: &[900],
+                nbytes: 900,
+                meta: "",
+                location: 0,
+            };
+            batch.create(1, &page);
+        }
+        batch.write(1, epoch, &[epoch as u8; 600]);
+        assert_eq!(bus.commit(&mut batch, None, &how(epoch)).unwrap().epoch, epoch);
+        digests.push(digest());
+        if epoch == 12 {
+            bus.checkpoint().unwrap();
+        }
+    }
+    (double, bus, digests)
+}
+
+fn open(vfs: Arc<dyn Vfs>, dir: &str, mode: Mode) -> Result<Bus> {
+    Bus::open_on(vfs, Path::new(dir), mode, &options(), &mut |_, _| {})
+}
+
+/// Every epoch of a copy has the digest that it had.
+fn check(vfs: Arc<dyn Vfs>, dir: &str, digests: &[u128]) {
+    for mode in [Mode::Read, Mode::ReadWrite] {
+        let bus = open(Arc::clone(&vfs), dir, mode).unwrap();
+        assert_eq!(bus.epoch() as usize, digests.len() - 1);
+        assert_eq!(bus.recovery().unwrap().torn_bytes, 0);
+        for (epoch, digest) in digests.iter().enumerate() {
+            assert_eq!(bus.snapshot_at(epoch as u64).unwrap().digest(), *digest);
+        }
+        assert_eq!(bus.verify(&mut |_, _| {}).unwrap().problems.len(), 0);
+    }
+}
+
+#[test]
+fn a_copy_is_the_store_at_that_epoch() {
+    let (double, bus, digests) = world();
+    let elsewhere: Arc<dyn Vfs> = Arc::new(RamVfs::new());
+    let mut told = Vec::new();
+    let progress = &mut |done, total| told.push((done, total));
+    assert_eq!(bus.backup_on(&*elsewhere, Path::new("/copy"), progress).unwrap(), 30);
+    assert!(told.is_sorted() && told.iter().all(|&(done, total)| done <= total));
+    assert_eq!(told.last().map(|last| last.0), told.last().map(|last| last.1));
+    // Both live on, each by itself.
+    bus.write(1, 0, b"after", &how(31)).unwrap();
+    check(Arc::clone(&elsewhere), "/copy", &digests);
+    let copy = open(Arc::clone(&elsewhere), "/copy", Mode::ReadWrite).unwrap();
+    assert_eq!(copy.durability(), Durability::Os);
+    assert_eq!(copy.write(1, 0, b"other", &how(31)).unwrap().epoch, 31);
+    assert_ne!(copy.snapshot().unwrap().digest(), bus.snapshot().unwrap().digest());
+    assert!(elsewhere.list(Path::new("/copy/checkpoints")).unwrap().len() == 1);
+    // Of a reader, and beside the store.
+    bus.close().unwrap();
+    let reader = open(double.vfs(), "/s", Mode::Read).unwrap();
+    assert_eq!(reader.backup_on(&double, Path::new("/t"), &mut |_, _| {}).unwrap(), 31);
+    assert_eq!(open(double.vfs(), "/t", Mode::Read).unwrap().epoch(), 31);
+}
+
+#[test]
+fn a_bus_in_memory_goes_into_a_directory() {
+    let bus = Bus::memory(&options()).unwrap();
+    let mut digests = vec![bus.snapshot().unwrap().digest()];
+    let page = NewPage {
+        name: None,
+        dtype: "",
+        itemsize: 1,
+        shape: &[9],
+        nbytes: 9,
+        meta: "",
+        location: 0,
+    };
+    let mut batch = Batch::new();
+    batch.create(1, &page);
+    bus.commit(&mut batch, None, &how(1)).unwrap();
+    digests.push(bus.snapshot().unwrap().digest());
+    let to: Arc<dyn Vfs> = Arc::new(RamVfs::new());
+    assert_eq!(bus.backup_on(&*to, Path::new("/copy"), &mut |_, _| {}).unwrap(), 1);
+    check(Arc::clone(&to), "/copy", &digests);
+    let copy =
+        Bus::open_on(to, Path::new("/copy"), Mode::Read, &Options::default(), &mut |_, _| {});
+    assert_eq!(copy.unwrap().durability(), Durability::Disk);
+    let fork = bus.fork(&bus.snapshot().unwrap()).unwrap();
+    let refused = fork.backup_on(&RamVfs::new(), Path::new("/copy"), &mut |_, _| {});
+    assert_eq!(refused.unwrap_err().code, Code::Argument);
+}
+
+#[test]
+fn what_is_refused() {
+    let (double, bus, _) = world();
+    let back_up = |to: &str| bus.backup_on(&double, Path::new(to), &mut |_, _| {}).unwrap_err();
+    assert_eq!(back_up("/s").code, Code::Argument);
+    assert_eq!(back_up("/s/backup").code, Code::Argument);
+    assert_eq!(back_up("/nowhere/backup").code, Code::Storage);
+    let other = Bus::create_on(double.vfs(), Path::new("/t"), &options()).unwrap();
+    assert_eq!(back_up("/t").code, Code::BusLocked);
+    other.close().unwrap();
+    drop(other);
+    assert_eq!(back_up("/t").code, Code::BusExists);
+    double.create_dir(Path::new("/mine")).unwrap();
+    double.open(Path::new("/mine/notes"), OpenKind::CreateNew).unwrap();
+    assert_eq!(back_up("/mine").code, Code::Argument);
+    // Damage is told and not copied.
+    let log = log::log_dir(Path::new("/s"));
+    let segment = log.join(&double.list(&log).unwrap()[1]);
+    let file = double.open(&segment, OpenKind::ReadWrite).unwrap();
+    write_all_at(&*file, 5000, b"damage").unwrap();
+    let error = back_up("/u");
+    assert_eq!((error.code, error.detail.file.as_deref()), (Code::Corruption, Some(&*segment)));
+    assert!(!double.exists(Path::new("/u")).unwrap());
+    bus.close().unwrap();
+    assert_eq!(back_up("/u").code, Code::Closed);
+}
+
+/// Each call fails, once and from then on: there is no store, or all of it; then the copy is made in the same place.
+#[test]
+fn every_call_fails() {
+    let (double, bus, digests) = world();
+    let bytes = |path: &str| {
+        let file = double.open(Path::new(path), OpenKind::Read).unwrap();
+        let mut bytes = vec![0; file.size().unwrap() as usize];
+        read_full_at(&*file, 0, &mut bytes).unwrap();
+        bytes
+    };
+    for for_good in [false, true] {
+        let mut nth = 0;
+        loop {
+            nth += 1;
+            let to = format!("/copy-{for_good}-{nth}");
+            double.calls();
+            let mut count = 0;
+            double.fail(move |_| {
+                count += 1;
+                let now = if for_good { count >= nth } else { count == nth };
+                now.then(|| io::Error::from_raw_os_error(28))
+            });
+            let done = bus.backup_on(&double, Path::new(&to), &mut |_, _| {});
+            double.heal();
+            if done.is_ok() && double.calls().len() < nth {
+                break;
+            }
+            match open(double.vfs(), &to, Mode::Read) {
+                Ok(copy) => assert_eq!(copy.snapshot().unwrap().digest(), digests[30]),
+                Err(error) => {
+                    assert_eq!(error.code, Code::BusNotFound, "{error}");
+                    bus.backup_on(&double, Path::new(&to), &mut |_, _| {}).unwrap();
+                    assert!(
+                        bytes(&format!("{to}/log/0000000000000000-0000000000000001.mlog"))
+                            == bytes("/s/log/0000000000000000-0000000000000001.mlog")
+                    );
+                }
+            }
+            assert_eq!(bus.snapshot().unwrap().digest(), digests[30]);
+        }
+        assert!(nth > 40, "{nth}");
+    }
+    check(double.vfs(), "/copy-true-1", &digests);
+}
