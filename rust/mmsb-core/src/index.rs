@@ -12,6 +12,8 @@ mod seek;
 mod write;
 
 #[cfg(test)]
+mod exact_tests;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use query::Query;

@@ -174,14 +174,14 @@ fn check(bus: &Bus, all: &[Said]) {
     }
 }
 
-fn contents(vfs: &dyn Vfs, path: &Path) -> Vec<u8> {
+pub(super) fn contents(vfs: &dyn Vfs, path: &Path) -> Vec<u8> {
     let file = vfs.open(path, OpenKind::Read).unwrap();
     let mut bytes = vec![0; file.size().unwrap() as usize];
     read_full_at(&*file, 0, &mut bytes).unwrap();
     bytes
 }
 
-fn put(vfs: &dyn Vfs, path: &Path, bytes: &[u8]) {
+pub(super) fn put(vfs: &dyn Vfs, path: &Path, bytes: &[u8]) {
     let _ = vfs.unlink(path);
     let file = vfs.open(path, OpenKind::CreateNew).unwrap();
     write_all_at(&*file, 0, bytes).unwrap();
