@@ -217,13 +217,19 @@ fn what_verify_tells() {
     assert_eq!((bytes, problems.len()), (2 * right.len() as u64, 1));
     assert_eq!(problems[0].detail.file.as_deref(), Some(&*other));
     double.unlink(&other).unwrap();
-    // A damaged segment is told of as such.
+    // A damaged segment is told of as such, and so is one of a newer format.
     let segment = Path::new(DIR).join("log").join(first(&double).file());
     let sound = contents(&double, &segment);
     let mut bad = sound.clone();
     bad[9000] ^= 1;
-    put(&double, &segment, &bad);
-    assert_eq!(told().1.len(), 0);
+    let mut newer = sound.clone();
+    newer[24] = 1;
+    let sum = h64(&newer[..4088]);
+    newer[4088..4096].copy_from_slice(&sum.to_le_bytes());
+    for bytes in [&bad, &newer] {
+        put(&double, &segment, bytes);
+        assert_eq!(told().1.len(), 0);
+    }
     put(&double, &segment, &sound);
     // What cannot be read is an error.
     for what in ["list", "open", "read"] {

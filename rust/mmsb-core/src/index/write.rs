@@ -252,7 +252,7 @@ pub(crate) fn verify(store: &Store, on_problem: &mut dyn FnMut(Error)) -> Result
             Some(&name) => match build(store, name, 0) {
                 Ok(Some(right)) => difference(&found, &right),
                 Ok(None) => None,
-                Err(error) if error.code == Code::Corruption => None,
+                Err(e) if matches!(e.code, Code::Corruption | Code::FormatVersion) => None,
                 Err(error) => return Err(error),
             },
         };
