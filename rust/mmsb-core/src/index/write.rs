@@ -40,8 +40,13 @@ impl Indexes {
         is_sealed: bool,
     ) -> Result<Option<Index>> {
         let found = Index::open(&self.store, name, walk)?;
+        if found.is_some() || !is_sealed {
+            return Ok(found);
+        }
         let writer = lock(&self.writer);
-        if found.is_some() || !is_sealed || !*writer || !self.make(name) {
+        // Somebody may have made it while this waited.
+        let found = Index::open(&self.store, name, walk)?;
+        if found.is_some() || !*writer || !self.make(name) {
             return Ok(found);
         }
         Index::open(&self.store, name, walk)
