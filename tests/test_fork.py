@@ -68,7 +68,8 @@ def test_every_use_in_the_child_raises(bus: mmsb.Bus) -> None:
     tx = bus.transaction()
     tx.__enter__()
     tx["x"][0] = 77
-    log = bus.log()
+    log, begun = bus.log(), bus.log()
+    next(begun)
     uses: list[Callable[[], Any]] = [
         lambda: bus.epoch,
         lambda: bus["x"],
@@ -91,6 +92,7 @@ def test_every_use_in_the_child_raises(bus: mmsb.Bus) -> None:
         lambda: bus.stats(),
         lambda: bus.write_many([1], [0], np.zeros((1, 1), "u1")),
         lambda: list(log),
+        lambda: list(begun),
         lambda: page.read(),
         lambda: page[0],
         lambda: page[...],

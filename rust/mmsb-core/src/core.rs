@@ -23,7 +23,7 @@ use crate::sequence::Sequencer;
 use crate::snapshot::Snapshot;
 use crate::sync::{AtomicU64, Mutex, lock};
 use crate::view::LargeViews;
-use crate::{Code, Error, Result, catalog, fork, names, page, table};
+use crate::{Result, catalog, fork, names, page, table};
 
 /// The engine of one bus.
 pub(crate) struct Core {
@@ -132,14 +132,7 @@ impl Core {
     /// Every handle's first question.
     #[inline]
     pub(crate) fn check_foreign(&self) -> Result<()> {
-        if self.is_foreign() {
-            return Err(Error::new(
-                Code::ForkedHandle,
-                "this handle was inherited through fork() and belongs to the parent; let the child read with \
-                 mmsb.attach(path), or start it with the 'spawn' method",
-            ));
-        }
-        Ok(())
+        fork::check(self.generation)
     }
 
     pub(crate) fn collect_pins(&self, out: &mut Vec<u64>) {

@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::pipe::PipeFlags;
 
 use crate::core::Core;
+use crate::{Code, Error, Result};
 
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 static REGISTRY: Mutex<Registry> = Mutex::new(Registry { cores: Vec::new(), pipe: None });
@@ -30,6 +31,21 @@ fn registry() -> std::sync::MutexGuard<'static, Registry> {
 #[inline]
 pub(crate) fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
+}
+
+/// Refuses what was made in another process than this one.
+#[inline]
+pub(crate) fn check(made_in: u64) -> Result<()> {
+    if made_in == generation() { Ok(()) } else { Err(inherited()) }
+}
+
+#[cold]
+fn inherited() -> Error {
+    Error::new(
+        Code::ForkedHandle,
+        "this handle was inherited through fork() and belongs to the parent; let the child read with \
+         mmsb.attach(path), or start it with the 'spawn' method",
+    )
 }
 
 /// A bus's memory is to be guarded at forks.

@@ -15,7 +15,7 @@ use crate::log::{self, LogCursor, OwnedCommit};
 use crate::museum::{Defect, planted};
 use crate::snapshot::Snapshot;
 use crate::vfs::Vfs;
-use crate::{Code, Error, Result, checkpoint, trace};
+use crate::{Code, Error, Result, checkpoint, fork, trace};
 
 /// Where a bus keeps its history.
 #[derive(Debug, Clone)]
@@ -65,7 +65,11 @@ impl LogEntry {
 
 /// Commits of a range of epochs, read as they are asked for.
 #[derive(Debug)]
-pub struct LogIter(Option<Reading>);
+pub struct LogIter {
+    reading: Option<Reading>,
+    /// Of the process that began it.
+    generation: u64,
+}
 
 #[derive(Debug)]
 enum Reading {
@@ -95,7 +99,7 @@ impl LogIter {
                 Reading::Some(Query::new(indexes, wanted, since, until, reverse)?)
             }
         };
-        Ok(LogIter(Some(reading)))
+        Ok(LogIter { reading: Some(reading), generation: fork::generation() })
     }
 }
 
@@ -103,14 +107,14 @@ impl Iterator for LogIter {
     type Item = Result<LogEntry>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let next = match self.0.as_mut()? {
-            Reading::All(cursor) => {
-                cursor.next_commit().map(|commit| commit.map(OwnedCommit::from))
-            }
+        let reading = self.reading.as_mut()?;
+        // The files went with the fork, and a lock may be held that nobody here will give back.
+        let next = fork::check(self.generation).and_then(|()| match reading {
+            Reading::All(cursor) => Ok(cursor.next_commit()?.map(OwnedCommit::from)),
             Reading::Some(query) => query.next_commit(),
-        };
+        });
         if !matches!(next, Ok(Some(_))) {
-            self.0 = None;
+            self.reading = None;
         }
         next.map(|commit| commit.map(LogEntry)).transpose()
     }

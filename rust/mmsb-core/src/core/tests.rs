@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::Code;
 use crate::delta::{Batch, NewPage};
 use crate::sequence::{Durability, How};
 use crate::view::View;

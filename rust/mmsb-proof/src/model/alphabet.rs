@@ -63,7 +63,7 @@ pub fn random_act(rng: &mut Rng) -> Act {
         _ => None,
     };
     let page = byte(rng);
-    match rng.below(33) {
+    match rng.below(32) {
         0..=2 => Act::Create { name: name(rng), len: len(rng), fill: byte(rng) },
         3 => Act::Delete { page },
         4 => Act::Rename { page, name: name(rng) },
@@ -93,10 +93,10 @@ pub fn random_act(rng: &mut Rng) -> Act {
         23 => Act::DropKept { which: page },
         24 => Act::Travel { back: byte(rng) },
         25 => Act::Checkpoint,
-        26 | 27 => Act::CheckpointUnasked,
+        26 => Act::CheckpointUnasked,
+        27 => Act::Backup,
         28 => Act::CheckpointDuring { call: rng.below(12) as u8, page, byte: byte(rng) },
         29 | 30 => Act::Sync,
-        31 => Act::Backup,
         _ => Act::Reopen,
     }
 }
