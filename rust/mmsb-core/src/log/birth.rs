@@ -30,13 +30,19 @@ pub(crate) fn claim(vfs: &dyn Vfs, dir: &Path) -> Result<Box<dyn StoreLock>> {
 }
 
 /// The mark of a directory that a store is being copied into.
-pub(crate) fn mark(dir: &Path) -> PathBuf {
+fn mark(dir: &Path) -> PathBuf {
     dir.join("copying")
+}
+
+/// Whether a store is being copied into a directory, or was.
+pub(crate) fn is_marked(vfs: &dyn Vfs, dir: &Path) -> Result<bool> {
+    let mark = mark(dir);
+    vfs.exists(&mark).map_err(|e| Error::storage(&mark, &e, "look for"))
 }
 
 /// Sets the mark, which is durable with the names in the directory.
 pub(crate) fn set_mark(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-    if planted(Defect::CopyNotMarked) {
+    if planted(Defect::CopyNotMarked) || is_marked(vfs, dir)? {
         return Ok(());
     }
     let mark = mark(dir);
@@ -46,28 +52,26 @@ pub(crate) fn set_mark(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
 
 /// Takes the mark away, which means nothing any more.
 pub(crate) fn remove_mark(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-    let mark = mark(dir);
-    if vfs.exists(&mark).map_err(|e| Error::storage(&mark, &e, "look for"))? {
-        vfs.unlink(&mark).map_err(|e| Error::storage(&mark, &e, "remove"))?;
-    }
-    sync_place(vfs, dir)
-}
-
-/// Removes what of a copy is there, and its mark at last.
-pub(crate) fn remove_copy(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-    let failed = |path: &Path, e: std::io::Error| Error::storage(path, &e, "remove");
-    let mark = mark(dir);
-    if !vfs.exists(&mark).map_err(|e| failed(&mark, e))? {
+    if !is_marked(vfs, dir)? {
         return Ok(());
     }
+    let mark = mark(dir);
+    vfs.unlink(&mark).map_err(|e| Error::storage(&mark, &e, "remove"))
+}
+
+/// Removes the files of a copy that is none. The mark stays, so it does not matter which of them a power loss brings back.
+pub(crate) fn remove_copy(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    if !is_marked(vfs, dir)? {
+        return Ok(());
+    }
+    let failed = |path: &Path, e: std::io::Error| Error::storage(path, &e, "remove");
     for within in [checkpoint::dir(dir), segment::log_dir(dir)] {
         for name in vfs.list(&within).map_err(|e| failed(&within, e))? {
             let path = within.join(name);
             vfs.unlink(&path).map_err(|e| failed(&path, e))?;
         }
-        vfs.sync_dir(&within).map_err(|e| failed(&within, e))?;
     }
-    vfs.unlink(&mark).map_err(|e| failed(&mark, e))
+    Ok(())
 }
 
 /// Makes the names in a store's directory durable, and its own.

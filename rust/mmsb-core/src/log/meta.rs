@@ -100,8 +100,7 @@ pub(crate) fn read_slot(vfs: &dyn Vfs, path: &Path) -> Result<Option<StoreMeta>>
 /// Reads the newest valid slot of the store in `dir`.
 pub fn read_meta(vfs: &dyn Vfs, dir: &Path) -> Result<StoreMeta> {
     let paths = slot_paths(dir);
-    let mark = birth::mark(dir);
-    let is_marked = vfs.exists(&mark).map_err(|e| Error::storage(&mark, &e, "look for"))?;
+    let is_marked = birth::is_marked(vfs, dir)?;
     // Slots come before the first segment: without one nothing was ever committed, and where it was listed they are whole
     // even if the store is being created just now. Of a copy that is being made anything may be there.
     let empty = is_marked || segment::list(vfs, dir)?.is_empty();

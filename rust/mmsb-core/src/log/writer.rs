@@ -129,6 +129,7 @@ impl Log {
         log.write_meta()?;
         assert_eq!(log.meta.now.durable, log.state.end, "a slot tells of another position");
         log.meta.sync()?;
+        birth::remove_mark(&*log.vfs, dir)?;
         Ok(log)
     }
 
