@@ -180,6 +180,7 @@ def test_the_document_has_the_magic_numbers_of_the_reader() -> None:
         plain_reader.SEGMENT_MAGIC,
         plain_reader.META_MAGIC,
         plain_reader.CHECKPOINT_MAGIC,
+        plain_reader.INDEX_MAGIC,
     }
 
 
