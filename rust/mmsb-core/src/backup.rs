@@ -103,18 +103,17 @@ impl Copying<'_> {
         birth::set_mark(self.to, to)?;
         let slots = MetaSlots::create(self.to, to, meta)?;
         birth::sync_place(self.to, to)?;
-        let mut parts = Vec::new();
-        let mut total = 0;
+        // Measured first and opened again: of a long log not all segments can be open at once.
+        let mut sizes = Vec::new();
         for name in names {
             let path = log::log_dir(&store.dir).join(name.file());
-            let from = self.open(&path)?;
-            let size = from.size().map_err(|e| Error::storage(&path, &e, "cannot measure"))?;
-            let len = if name.seq == upto.end.seq { upto.end.offset } else { size };
-            total += len;
-            parts.push((from, len));
+            let size = self.open(&path)?.size();
+            let size = size.map_err(|e| Error::storage(&path, &e, "cannot measure"))?;
+            sizes.push(if name.seq == upto.end.seq { upto.end.offset } else { size });
         }
-        let mut done = 0;
-        for (name, (from, len)) in names.iter().zip(parts) {
+        let (mut done, total) = (0, sizes.iter().sum());
+        for (name, len) in names.iter().zip(sizes) {
+            let from = self.open(&log::log_dir(&store.dir).join(name.file()))?;
             let path = log::log_dir(to).join(name.file());
             self.file(&*from, len, &path, &mut |n| progress(done + n, total))?;
             done += len;

@@ -14,7 +14,7 @@ use crate::index::{Indexes, Wanted};
 use crate::keeper::{self, Keeper};
 use crate::log::{self, Log, Position};
 use crate::museum::{Defect, planted};
-use crate::open::{Mode, Options, Recovery, Report};
+use crate::open::{Mode, Options, Recovery, Report, absolute, durability_code};
 use crate::sequence::{Build, Committed, Durability, How};
 use crate::snapshot::{Pin, Snapshot};
 use crate::sync::{Mutex, lock};
@@ -366,7 +366,7 @@ impl Bus {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<u64> {
         let (core, store) = (self.alive()?, &self.0.store);
-        let to = std::path::absolute(to).map_err(|e| Error::storage(to, &e, "cannot find"))?;
+        let to = absolute(to)?;
         let refuse = |what: String| Err(Error::new(Code::Argument, what));
         if core.parent().is_some() {
             return refuse("a fork in memory has its parent's history; back up the parent".into());
@@ -381,7 +381,7 @@ impl Bus {
         };
         core.wait_published(epoch)?;
         // That of a bus in memory says nothing about one in a directory.
-        let durability = self.0.in_memory.then_some(Durability::Disk as u8);
+        let durability = self.0.in_memory.then(|| durability_code(Durability::Disk));
         backup::copy(store, Upto { epoch, end, durability }, vfs, &to, progress)?;
         Ok(epoch)
     }

@@ -98,7 +98,7 @@ pub struct Report {
 }
 
 /// The code of a durability in the store's meta slots.
-fn durability_code(durability: Durability) -> u8 {
+pub(crate) fn durability_code(durability: Durability) -> u8 {
     durability as u8
 }
 
@@ -122,7 +122,7 @@ fn max_memory(options: &Options) -> Result<u64> {
 }
 
 /// A program may change its working directory while the bus is open.
-fn absolute(dir: &Path) -> Result<PathBuf> {
+pub(crate) fn absolute(dir: &Path) -> Result<PathBuf> {
     std::path::absolute(dir).map_err(|e| Error::storage(dir, &e, "cannot find"))
 }
 
