@@ -131,7 +131,9 @@ impl Error {
 
     /// A failed call of the operating system.
     pub fn storage(file: &Path, source: &io::Error, doing: &str) -> Error {
-        let errno = source.raw_os_error();
+        let missing = rustix::io::Errno::NOENT.raw_os_error();
+        let is_missing = source.kind() == io::ErrorKind::NotFound;
+        let errno = source.raw_os_error().or(is_missing.then_some(missing));
         let full = [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT, rustix::io::Errno::FBIG]
             .iter()
             .any(|e| Some(e.raw_os_error()) == errno)
@@ -140,6 +142,11 @@ impl Error {
         let message = format!("{doing} {}: {source}", file.display());
         let detail = Detail { file: Some(file.to_path_buf()), errno, ..Detail::default() };
         Error { code, message, detail }
+    }
+
+    /// Whether there was no file of that name.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.detail.errno == Some(rustix::io::Errno::NOENT.raw_os_error())
     }
 }
 

@@ -218,6 +218,8 @@ pub(crate) fn load_newest(
                 trace::checkpoint_damaged(&file, &error.message);
                 core = fresh()?;
             }
+            // Thinned since it was listed.
+            Err(error) if error.is_missing() => {}
             Err(error) => return Err(error),
         }
     }

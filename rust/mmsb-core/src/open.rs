@@ -56,6 +56,9 @@ impl std::str::FromStr for Mode {
     }
 }
 
+/// A host takes files away, torn or thinned ones, that a reader has just seen in the directory: so often it looks again.
+const LOOKS: usize = 16;
+
 /// Options of a bus.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -190,6 +193,22 @@ impl Bus {
 
     /// Opens a store behind a file system.
     pub fn open_on(
+        vfs: Arc<dyn Vfs>,
+        dir: &Path,
+        mode: Mode,
+        options: &Options,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Bus> {
+        for _ in 0..LOOKS {
+            match Bus::open_once(Arc::clone(&vfs), dir, mode, options, progress) {
+                Err(error) if mode == Mode::Read && error.is_missing() => {}
+                opened => return opened,
+            }
+        }
+        Bus::open_once(vfs, dir, mode, options, progress)
+    }
+
+    fn open_once(
         vfs: Arc<dyn Vfs>,
         dir: &Path,
         mode: Mode,

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::delta::{Batch, NewPage};
+use crate::log::SegmentName;
 use crate::log::double::Double;
 use crate::sequence::How;
 use crate::vfs::{OpenKind, RamVfs, read_full_at, write_all_at};
@@ -462,4 +463,53 @@ fn a_base_of_another_engine() {
     }
     let base = bus.snapshot().unwrap();
     assert_eq!(bus.commit(&mut batch, Some(&base), &how(10)).unwrap().epoch, 10);
+}
+
+/// What a host takes away after a reader has listed it: a torn segment, a thinned checkpoint.
+#[test]
+fn a_reader_looks_again_when_a_file_went_away() {
+    let files = Arc::new(RamVfs::new());
+    let double = Double::new(Arc::clone(&files) as Arc<dyn Vfs>);
+    let dir = Path::new(DIR);
+    let bus = Bus::create_on(double.vfs(), dir, &options()).unwrap();
+    let mut batch = Batch::new();
+    batch.create(1, &NewPage { shape: &[9], ..new(None, 9) });
+    bus.commit(&mut batch, None, &how(1)).unwrap();
+    bus.checkpoint().unwrap();
+    bus.write(1, 3, b"abc", &how(2)).unwrap();
+    bus.checkpoint().unwrap();
+    bus.close().unwrap();
+    let read = || Bus::open_on(double.vfs(), dir, Mode::Read, &Options::default(), &mut |_, _| {});
+    let gone = |path: PathBuf, what: &'static str, always: bool| {
+        let files = Arc::clone(&files);
+        double.fail(move |call| {
+            let is_it = call.what == what && call.path == path;
+            is_it.then(|| {
+                let removed = if always { Ok(()) } else { files.unlink(&path) };
+                removed.err().unwrap_or_else(|| std::io::ErrorKind::NotFound.into())
+            })
+        });
+    };
+    let segments = log::list(&*files, dir).unwrap();
+    let path = |name: SegmentName| log::log_dir(dir).join(name.file());
+    let torn = path(SegmentName { seq: segments.len() as u64, first_epoch: 3 });
+    files.open(&torn, OpenKind::CreateNew).unwrap().set_len(4096).unwrap();
+    gone(torn.clone(), "open", false);
+    let bus = read().unwrap();
+    assert_eq!((bus.epoch(), bus.recovery().unwrap().checkpoint_epoch), (2, Some(2)));
+    assert!(!files.exists(&torn).unwrap());
+    gone(checkpoint::path(dir, 2), "open", false);
+    let bus = read().unwrap();
+    assert_eq!((bus.epoch(), bus.recovery().unwrap().checkpoint_epoch), (2, Some(1)));
+    let mut bytes = [0; 9];
+    bus.snapshot().unwrap().read(1, 0, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"\0\0\0abc\0\0\0");
+    gone(checkpoint::path(dir, 1), "open", false);
+    bus.snapshot_at(1).unwrap().read(1, 0, &mut bytes).unwrap();
+    assert_eq!(bytes, [0; 9]);
+    // One that is listed and never there is no race.
+    let first = path(segments[0]);
+    gone(first.clone(), "open", true);
+    let error = read().unwrap_err();
+    assert_eq!((error.code, error.detail.file), (Code::Storage, Some(first)));
 }
