@@ -16,8 +16,8 @@ mod tests;
 #[cfg(test)]
 mod write_tests;
 
-pub(crate) use load::load;
-pub(crate) use read::verify;
+pub(crate) use load::{fill, load, place, put_page, put_tag};
+pub(crate) use read::{Item, Place, Reader, verify};
 pub(crate) use write::write;
 
 use std::io;

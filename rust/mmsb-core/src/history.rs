@@ -11,9 +11,11 @@ use crate::arena::Backing;
 use crate::core::Core;
 use crate::delta::{Op, Ops};
 use crate::index::{Indexes, Query, Wanted};
+use crate::lazy::{self, Tails};
 use crate::log::{self, LogCursor, OwnedCommit};
 use crate::museum::{Defect, planted};
 use crate::snapshot::Snapshot;
+use crate::sync::{Mutex, lock};
 use crate::vfs::Vfs;
 use crate::{Code, Error, Result, checkpoint, fork, trace};
 
@@ -120,8 +122,68 @@ impl Iterator for LogIter {
     }
 }
 
+/// The past of a bus: what opening an epoch needs, and what it keeps for the next one.
+#[derive(Debug)]
+pub(crate) struct Past {
+    pub(crate) store: Store,
+    pub(crate) indexes: Arc<Indexes>,
+    pub(crate) max_memory: u64,
+    replay: Mutex<Option<Replay>>,
+    pub(crate) tails: Tails,
+}
+
+impl Past {
+    pub(crate) fn new(indexes: Arc<Indexes>, max_memory: u64) -> Past {
+        let store = indexes.store.clone();
+        Past { store, indexes, max_memory, replay: Mutex::default(), tails: Tails::default() }
+    }
+
+    /// An epoch, page by page. Returns an engine that shows it, and the epoch of the checkpoint that it begins with.
+    pub(crate) fn open(self: &Arc<Past>, epoch: u64) -> Result<(Arc<Core>, Option<u64>)> {
+        match lazy::open(self, epoch) {
+            // What is damaged may not be needed: an older checkpoint and the log behind it say the same.
+            Err(error) if error.code == Code::Corruption => {
+                let replay = Replay::begin(&self.store, &Base::Store, epoch, self.max_memory)?;
+                replay.to(&self.store, epoch)?;
+                Ok((replay.core, None))
+            }
+            opened => opened,
+        }
+    }
+
+    /// An epoch with all pages, of a fork of `parent` or of a store.
+    pub(crate) fn whole(&self, epoch: u64, parent: Option<&Snapshot>) -> Result<Snapshot> {
+        let mut cached = lock(&self.replay);
+        let replay = match cached.take() {
+            Some(replay) if replay.epoch() <= epoch => replay,
+            _ => {
+                let base = parent.map_or(Base::Store, Base::Fork);
+                Replay::begin(&self.store, &base, epoch, self.max_memory)?
+            }
+        };
+        let snapshot = replay.to(&self.store, epoch)?;
+        *cached = Some(replay);
+        Ok(snapshot)
+    }
+
+    /// Lets go of what is kept for the next epoch.
+    pub(crate) fn close(&self) {
+        *lock(&self.replay) = None;
+        lock(&self.tails).clear();
+    }
+}
+
+/// The epochs of the checkpoints that an epoch may be made from, the newest first.
+pub(crate) fn usable(store: &Store, epoch: u64) -> Result<impl Iterator<Item = u64>> {
+    let known = checkpoint::list(&*store.vfs, &store.dir)?;
+    Ok(known
+        .into_iter()
+        .rev()
+        .filter(move |&at| at <= epoch || planted(Defect::ReplayFromLaterBase)))
+}
+
 /// What a replay begins with.
-pub(crate) enum Base<'a> {
+enum Base<'a> {
     /// The empty state, or the newest checkpoint at or before the epoch.
     Store,
     /// What a fork stands on.
@@ -130,29 +192,19 @@ pub(crate) enum Base<'a> {
 
 /// An engine that has been brought to a past epoch. It goes forward for later ones; snapshots of it stay.
 #[derive(Debug)]
-pub(crate) struct Replay {
+struct Replay {
     core: Arc<Core>,
 }
 
 impl Replay {
     /// Begins a replay that will go to `epoch`.
-    pub(crate) fn begin(
-        store: &Store,
-        base: &Base<'_>,
-        epoch: u64,
-        max_memory: u64,
-    ) -> Result<Replay> {
+    fn begin(store: &Store, base: &Base<'_>, epoch: u64, max_memory: u64) -> Result<Replay> {
         let core = match base {
             Base::Fork(at) => Core::fork(at)?,
             Base::Store => {
                 let fresh = || Core::new(BACKING, max_memory, false);
                 let core = fresh()?;
-                let known = checkpoint::list(&*store.vfs, &store.dir)?;
-                let usable = known
-                    .into_iter()
-                    .rev()
-                    .filter(|&at| at <= epoch || planted(Defect::ReplayFromLaterBase));
-                load_newest(store, usable, core, &fresh, &mut |_, _| {})?.0
+                load_newest(store, usable(store, epoch)?, core, &fresh, &mut |_, _| {})?.0
             }
         };
         let is_past = core.epoch() <= epoch || planted(Defect::ReplayFromLaterBase);
@@ -160,12 +212,12 @@ impl Replay {
         Ok(Replay { core })
     }
 
-    pub(crate) fn epoch(&self) -> u64 {
+    fn epoch(&self) -> u64 {
         self.core.epoch()
     }
 
     /// Applies the log up to `epoch` and shows it.
-    pub(crate) fn to(&self, store: &Store, epoch: u64) -> Result<Snapshot> {
+    fn to(&self, store: &Store, epoch: u64) -> Result<Snapshot> {
         let from = self.core.epoch() + 1;
         let mut cursor = LogCursor::new(Arc::clone(&store.vfs), &store.dir, from, epoch, false)?;
         while let Some(commit) = cursor.next_commit()? {

@@ -23,6 +23,7 @@ mod hash;
 mod history;
 mod index;
 mod keeper;
+mod lazy;
 mod limits;
 pub mod log;
 #[cfg(all(test, loom))]

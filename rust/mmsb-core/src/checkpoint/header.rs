@@ -36,18 +36,18 @@ const _: () = {
 
 /// What a checkpoint's header says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Header {
+pub(crate) struct Header {
     pub(super) automatic: bool,
     pub(super) uuid: [u8; 16],
-    pub(super) epoch: u64,
-    pub(super) time: u64,
-    pub(super) next_id: u64,
+    pub(crate) epoch: u64,
+    pub(crate) time: u64,
+    pub(crate) next_id: u64,
     pub(super) pages: u64,
     pub(super) tags: u64,
     pub(super) index_at: u64,
     pub(super) index_len: u64,
     pub(super) index_hash: u128,
-    pub(super) digest: u128,
+    pub(crate) digest: u128,
 }
 
 fn wide(head: &[u8; HEADER], at: usize) -> u128 {

@@ -147,7 +147,7 @@ fn fill(
         index_at: out.end(),
         index_len: index.buf.len() as u64,
         index_hash: h128(&index.buf),
-        digest: at.digest(),
+        digest: at.digest()?,
     };
     for piece in index.buf.chunks(PIECE) {
         out.put(piece)?;

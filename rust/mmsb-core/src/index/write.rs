@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::read::Index;
 use super::{
-    BLOCK, CHAIN, END, ENTRY, EXTENSION, HASH, HEADER, MAGIC, MARK, SEQ, STRIDE, TEMP, UUID, dir,
-    file_name, keys, path,
+    BLOCK, CHAIN, END, ENTRY, EXTENSION, HASH, HEADER, MAGIC, MARK, MARKS, SEQ, STRIDE, TEMP, UUID,
+    dir, file_name, keys, path,
 };
 use crate::arena::is_denied;
 use crate::hash::{h64, h128};
@@ -33,7 +33,7 @@ impl Indexes {
 
     /// The index of a segment; of a sealed one that has none it is made, if it may be written. Without it the segment has
     /// to be read.
-    pub(super) fn get(
+    pub(crate) fn get(
         &self,
         name: SegmentName,
         walk: &mut Walk,
@@ -141,7 +141,7 @@ pub(super) fn build(store: &Store, name: SegmentName, least: u64) -> Result<Opti
                     pairs.push((key, begin));
                 }
             }
-            Step::Mark { .. } => {}
+            Step::Mark { .. } => pairs.push((MARKS, begin)),
             Step::Other => seal = begin,
             Step::Nothing => break,
             Step::Wrong(what) => return Err(walk.damage(what)),

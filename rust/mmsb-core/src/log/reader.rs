@@ -7,12 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::record::{self, Body, HEADER, Head};
+use super::recover::CheckpointMark;
 use super::segment::{self, HEADER_LEN, RECORDS, SegmentHeader, SegmentName};
 use crate::arena::is_denied;
 use crate::error::{Error, Result};
 use crate::vfs::{OpenKind, Vfs, VfsFile, read_full_at, read_vec};
 
 const WINDOW: usize = 256 * 1024;
+const NARROW: usize = 4096;
 /// A longer record may be one that a sparse file only claims.
 const LARGE: usize = 4 << 20;
 
@@ -42,12 +44,19 @@ pub(crate) struct Window {
     pub(crate) path: Arc<Path>,
     buf: Vec<u8>,
     start: u64,
+    /// How much is read at once, if no more is asked for.
+    span: usize,
 }
 
 impl Window {
     pub(crate) fn open(vfs: &dyn Vfs, path: &Path) -> Result<Window> {
         let file = vfs.open(path, OpenKind::Read).map_err(|e| Error::storage(path, &e, "open"))?;
-        Ok(Window { file, path: path.into(), buf: Vec::new(), start: 0 })
+        Ok(Window { file, path: path.into(), buf: Vec::new(), start: 0, span: WINDOW })
+    }
+
+    /// From now on little is read at once: for records that lie apart.
+    pub(crate) fn narrow(&mut self) {
+        self.span = NARROW;
     }
 
     pub(crate) fn size(&self) -> Result<u64> {
@@ -69,8 +78,8 @@ impl Window {
             Some(at) => at,
             None => {
                 // A walk backward finds the records before this one in the same window.
-                let back = if offset < self.start { offset.min(WINDOW as u64 / 2) } else { 0 };
-                self.fill(offset - back, (want + back as usize).max(WINDOW))?;
+                let back = if offset < self.start { offset.min(self.span as u64 / 2) } else { 0 };
+                self.fill(offset - back, (want + back as usize).max(self.span))?;
                 assert_eq!(self.start + back, offset, "a window is somewhere else");
                 self.buf.len().min(back as usize)
             }
@@ -285,6 +294,51 @@ impl Walk {
     }
 }
 
+/// What a seal says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seal {
+    /// Commits of the segment, and its last epoch.
+    pub(crate) commits: u64,
+    pub(crate) epoch: u64,
+    /// The chain value behind it, and where it ends.
+    pub(crate) chain: u64,
+    pub(crate) end: u64,
+}
+
+/// A record that is found by its place; its place in the chain is not looked at.
+fn found<'w>(
+    window: &'w mut Window,
+    header: &SegmentHeader,
+    offset: u64,
+) -> Result<Option<(Head, Body<'w>)>> {
+    let Some((head, bytes)) = window.record(&header.salt, offset)? else { return Ok(None) };
+    let payload = &bytes[HEADER..HEADER + head.len as usize];
+    let parsed = record::parse(&head, payload, offset, header.base_time);
+    Ok(parsed.map(|(_, body)| (head, body)))
+}
+
+impl Walk {
+    /// The seal that begins at `offset`, if there is one.
+    pub(crate) fn seal_at(&mut self, offset: u64) -> Result<Option<Seal>> {
+        Ok(match found(&mut self.window, &self.header, offset)? {
+            Some((head, Body::Seal { commits, epoch })) => offset
+                .checked_add(head.size())
+                .map(|end| Seal { commits, epoch, chain: head.chain_after(), end }),
+            _ => None,
+        })
+    }
+
+    /// The checkpoint mark that begins at `offset`, if there is one.
+    pub(crate) fn mark_at(&mut self, offset: u64) -> Result<Option<CheckpointMark>> {
+        Ok(match found(&mut self.window, &self.header, offset)? {
+            Some((_, Body::Mark { epoch, digest, size })) => {
+                Some(CheckpointMark { epoch, digest, size })
+            }
+            _ => None,
+        })
+    }
+}
+
 /// The commit whose record begins at `offset`, if there is one. Its place in the chain is not looked at.
 pub(crate) fn commit_at<'a>(
     window: &'a mut Window,
@@ -292,12 +346,10 @@ pub(crate) fn commit_at<'a>(
     file: &'a Path,
     offset: u64,
 ) -> Result<Option<Commit<'a>>> {
-    let Some((head, bytes)) = window.record(&header.salt, offset)? else { return Ok(None) };
-    let payload = &bytes[HEADER..HEADER + head.len as usize];
-    let Some((_, body)) = record::parse(&head, payload, offset, header.base_time) else {
+    let Some((head, Body::Commit { time, source, meta, ops })) = found(window, header, offset)?
+    else {
         return Ok(None);
     };
-    let Body::Commit { time, source, meta, ops } = body else { return Ok(None) };
     // A segment has fewer than 2^32 commits.
     let epoch =
         header.first_epoch + u64::from(head.epoch_low.wrapping_sub(header.first_epoch as u32));

@@ -15,7 +15,7 @@ pub use alphabet::{alphabet, random_act};
 pub use driver::{Driver, Ledger, of_storage, options};
 pub(crate) use queries::BACKUP;
 pub use queries::{check_backup, check_queries};
-pub use state::{Page, State, check_snapshot, compare};
+pub use state::{Page, State, Unlike, check_snapshot, compare};
 
 /// One step. Numbers are reduced to what is there when the step is taken.
 #[derive(Debug, Clone)]
