@@ -142,7 +142,13 @@ fn examine(disk: &Disk) -> Option<u64> {
             assert_eq!(a.code, b.code, "{a}, {b}");
             return None;
         }
-        (a, b) => panic!("a reader: {a:?}, its host: {b:?}"),
+        (Ok(bus), Err(error)) => {
+            typed(&error);
+            let problems = bus.verify(&mut |_, _| {}).unwrap().problems;
+            assert!(!problems.is_empty(), "{error}, and nothing to verify");
+            return None;
+        }
+        (Err(a), Ok(_)) => panic!("a reader refuses what its host opens: {a}"),
     };
     bus.verify(&mut |_, _| {}).unwrap().problems.iter().for_each(typed);
     let epoch = bus.epoch();

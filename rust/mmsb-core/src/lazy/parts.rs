@@ -107,7 +107,6 @@ impl Part {
     ) -> Result<Part> {
         let store = &past.store;
         let mut walk = log::open_segment(&*store.vfs, &store.dir, name, Some(store.uuid))?;
-        walk.window.narrow();
         let past = Arc::clone(past);
         let index = past.indexes.get(name, &mut walk, is_sealed)?;
         let places = match index.filter(|index| index.ends.epoch >= until) {
@@ -161,6 +160,11 @@ impl Part {
         let mut since = self.since;
         'again: loop {
             for offset in self.offsets(key)? {
+                // The index tells of some commits around.
+                let epoch = self.walk.epoch_at(offset)?;
+                if epoch.is_some_and(|epoch| !(since..=self.until).contains(&epoch)) {
+                    continue;
+                }
                 let Walk { window, header, path, .. } = &mut self.walk;
                 let Some(commit) = commit_at(window, header, path, offset)? else {
                     if matches!(self.places, Places::Tail(_)) {
@@ -170,10 +174,8 @@ impl Part {
                     self.read()?;
                     continue 'again;
                 };
-                if (since..=self.until).contains(&commit.epoch) {
-                    each(&commit)?;
-                    since = commit.epoch + 1;
-                }
+                since = commit.epoch + 1;
+                each(&commit)?;
             }
             return Ok(());
         }

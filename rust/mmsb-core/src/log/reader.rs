@@ -37,26 +37,21 @@ pub struct Commit<'a> {
     pub file: &'a Path,
 }
 
-/// A part of a file in memory, moved over it as it is read.
+/// A part of a file in memory, moved over it as it is read. Of records that lie apart little is read beside them.
 #[derive(Debug)]
 pub(crate) struct Window {
     file: Arc<dyn VfsFile>,
     pub(crate) path: Arc<Path>,
     buf: Vec<u8>,
     start: u64,
-    /// How much is read at once, if no more is asked for.
+    /// How much is read at once, if no more is asked for: the more, the longer one read has followed the other.
     span: usize,
 }
 
 impl Window {
     pub(crate) fn open(vfs: &dyn Vfs, path: &Path) -> Result<Window> {
         let file = vfs.open(path, OpenKind::Read).map_err(|e| Error::storage(path, &e, "open"))?;
-        Ok(Window { file, path: path.into(), buf: Vec::new(), start: 0, span: WINDOW })
-    }
-
-    /// From now on little is read at once: for records that lie apart.
-    pub(crate) fn narrow(&mut self) {
-        self.span = NARROW;
+        Ok(Window { file, path: path.into(), buf: Vec::new(), start: 0, span: NARROW })
     }
 
     pub(crate) fn size(&self) -> Result<u64> {
@@ -77,6 +72,9 @@ impl Window {
         let at = match inside(self) {
             Some(at) => at,
             None => {
+                let end = self.start + self.buf.len() as u64;
+                let near = offset.saturating_add(self.span as u64) >= self.start && offset <= end;
+                self.span = if near { (2 * self.span).min(WINDOW) } else { NARROW };
                 // A walk backward finds the records before this one in the same window.
                 let back = if offset < self.start { offset.min(self.span as u64 / 2) } else { 0 };
                 self.fill(offset - back, (want + back as usize).max(self.span))?;
@@ -350,10 +348,22 @@ pub(crate) fn commit_at<'a>(
     else {
         return Ok(None);
     };
-    // A segment has fewer than 2^32 commits.
-    let epoch =
-        header.first_epoch + u64::from(head.epoch_low.wrapping_sub(header.first_epoch as u32));
+    let epoch = epoch_of(&head, header);
     Ok(Some(Commit { epoch, time, source, meta, ops, offset, file }))
+}
+
+/// A segment has fewer than 2^32 commits.
+fn epoch_of(head: &Head, header: &SegmentHeader) -> u64 {
+    header.first_epoch + u64::from(head.epoch_low.wrapping_sub(header.first_epoch as u32))
+}
+
+impl Walk {
+    /// The epoch of the record that begins at `offset`, as its head says; its body is not read.
+    pub(crate) fn epoch_at(&mut self, offset: u64) -> Result<Option<u64>> {
+        let seed = record::seed(&self.header.salt, offset);
+        let head = Head::read(self.window.get(offset, HEADER)?, seed);
+        Ok(head.map(|head| epoch_of(&head, &self.header)))
+    }
 }
 
 /// Opens a segment whose header must be good and must be the one that the name and the store ask for.
