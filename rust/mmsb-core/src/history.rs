@@ -50,6 +50,11 @@ impl LogEntry {
         self.0.meta.as_deref()
     }
 
+    /// Whether another commit does the same; equal operations make equal states of equal ones.
+    pub(crate) fn same_ops(&self, other: &LogEntry) -> bool {
+        self.0.ops == other.0.ops
+    }
+
     /// Its operations in order.
     pub fn ops(&self) -> impl Iterator<Item = Result<Op<'_>>> {
         Ops::new(&self.0.ops).map(|op| {
