@@ -1,4 +1,4 @@
-"""Damaged stores against frozen copies of every epoch: what comes out is what was, and the rest is told."""
+"""Damaged stores against frozen copies of every epoch: what comes out was, the rest is told."""
 
 from __future__ import annotations
 
@@ -111,7 +111,10 @@ def test_a_flipped_bit(sound: Frozen, damaged: Path, tmp_path: Path, seed: int) 
     told = check(sound, damaged, tmp_path / "new", newest=True)
     if file.parent.name in ("log", "checkpoints") or file.name.startswith("meta"):
         assert [problem.file for problem in told.problems] == [str(file)]
-    known = [*range(told.epoch + 1), *(e for pair in (*told.lost, *told.later) for e in range(*pair))]
+    known = [
+        *range(told.epoch + 1),
+        *(e for pair in (*told.lost, *told.later) for e in range(*pair)),
+    ]
     assert set(known) >= set(range(sound.epochs + 1))
 
 

@@ -128,7 +128,9 @@ def compare(
     """
     _logging.follow()
     with ExitStack() as stack:
-        left, right = (stack.enter_context(_opened(side, name)) for side, name in ((a, "a"), (b, "b")))
+        left, right = (
+            stack.enter_context(_opened(side, name)) for side, name in ((a, "a"), (b, "b"))
+        )
         ends = left.epoch, right.epoch
         epoch = left.part(right, progress)
         if epoch is not None:

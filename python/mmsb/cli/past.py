@@ -178,12 +178,20 @@ def run_compare(args: argparse.Namespace, out: Output) -> int:
         where = ""
         if found.index is not None:
             where = f" at byte {found.offset}, element [{', '.join(map(str, found.index))}]"
-        out.text(f"they part in epoch {found.epoch}: {found.kind} of {plain(page)}{where}", "yellow")
+        out.text(
+            f"they part in epoch {found.epoch}: {found.kind} of {plain(page)}{where}", "yellow"
+        )
     rows = []
     for side, value, commit in zip("AB", (facts["a"], facts["b"]), commits, strict=True):
         about = commit or {"time": "", "source": None, "meta": None}
         rows.append(
-            [side, plain(str(value)), about["time"], plain(about["source"] or ""), compact(about["meta"])]
+            [
+                side,
+                plain(str(value)),
+                about["time"],
+                plain(about["source"] or ""),
+                compact(about["meta"]),
+            ]
         )
     out.table(["", "has", "time (UTC)", "source", "meta"], rows)
     return 1
@@ -192,7 +200,7 @@ def run_compare(args: argparse.Namespace, out: Output) -> int:
 def _json_value(value: Any) -> Any:
     if isinstance(value, np.dtype):
         return str(value)
-    return values(value) if isinstance(value, np.generic) else value
+    return values(np.asarray(value)) if isinstance(value, np.generic) else value
 
 
 def _count(text: str) -> int:

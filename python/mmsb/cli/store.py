@@ -158,8 +158,8 @@ def run_recover(args: argparse.Namespace, out: Output) -> int:
             out.text(f"{what}: {', '.join(_range(*pair) for pair in ranges)}")
     if told.later and told.appended is None:
         out.note(
-            "mmsb recover --newest adds the newest state behind the damage, with --upto E an earlier"
-            " one"
+            "mmsb recover --newest adds the newest state behind the damage, "
+            "with --upto E an earlier one"
         )
     return 0 if told.ok else 1
 

@@ -149,15 +149,13 @@ impl Damaged {
         refuse_hosted(&*vfs, dir)?;
         let [mut of_slots, mut of_log] = [Vec::new(), Vec::new()];
         let names = names(&*vfs, dir, &mut |e| of_log.push(e))?;
-        match log::read_meta(&*vfs, dir) {
-            Err(error) if error.code == Code::FormatVersion => return Err(error),
+        if let Err(error) = log::read_meta(&*vfs, dir) {
             // Of a log that is gone there may be checkpoints.
-            Err(error) if error.code == Code::BusNotFound => {
-                if birth::is_marked(&*vfs, dir)? || checkpoint::list(&*vfs, dir)?.is_empty() {
-                    return Err(error);
-                }
+            let is_none = error.code == Code::BusNotFound
+                && (birth::is_marked(&*vfs, dir)? || checkpoint::list(&*vfs, dir)?.is_empty());
+            if is_none || error.code == Code::FormatVersion {
+                return Err(error);
             }
-            _ => {}
         }
         let meta = identity(&*vfs, dir, &names, &mut |e| of_slots.push(e))?;
         let meta = match meta {

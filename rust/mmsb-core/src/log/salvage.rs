@@ -34,8 +34,6 @@ pub(crate) struct Run {
     names: Vec<SegmentName>,
     /// The last epoch, the one before its first commit if it has none.
     pub(crate) last: u64,
-    /// Where its last record ends.
-    end: Position,
 }
 
 impl Run {
@@ -176,7 +174,6 @@ impl Reading<'_> {
         let fits = (open.chain, open.run.last) == (walk.chain, walk.epoch);
         if fits && open.sealed {
             open.run.names.push(name);
-            open.run.end = Position { seq: name.seq, offset: walk.offset };
             open.sealed = false;
             return;
         }
@@ -200,8 +197,7 @@ impl Reading<'_> {
         self.close();
         let (offset, epoch, chain) = (walk.offset, walk.epoch, walk.chain);
         let start = Start { name, offset, epoch, chain };
-        let end = Position { seq: name.seq, offset };
-        let run = Run { start, names: vec![name], last: epoch, end };
+        let run = Run { start, names: vec![name], last: epoch };
         self.open = Some(Open { run, chain, sealed: false });
     }
 
@@ -233,7 +229,7 @@ impl Reading<'_> {
             return Ok(());
         }
         self.enter(&walk, name);
-        let mut search = Search::new(&mut walk)?;
+        let mut search = None;
         let (mut told, mut found_at) = (0, 0);
         loop {
             let at = walk.offset;
@@ -251,7 +247,6 @@ impl Reading<'_> {
                 self.last = self.last.max(walk.epoch);
                 if let Some(open) = &mut self.open {
                     open.run.last = walk.epoch;
-                    open.run.end.offset = walk.offset;
                     (open.chain, open.sealed) = (walk.chain, walk.sealed);
                 }
                 if walk.offset - told >= 1 << 20 {
@@ -269,6 +264,10 @@ impl Reading<'_> {
             }
             self.close();
             let from = if at == found_at { at + 8 } else { at };
+            let search = match &mut search {
+                Some(begun) => begun,
+                none => none.insert(Search::new(&mut walk)?),
+            };
             if !search.next(&mut walk, from, self.last)? {
                 return Ok(());
             }

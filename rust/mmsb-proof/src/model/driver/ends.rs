@@ -151,7 +151,7 @@ impl Driver {
     }
 
     /// What is good of a sound store is all of it.
-    pub(super) fn recover(&mut self) -> Result<()> {
+    pub(super) fn salvage(&mut self) -> Result<()> {
         let Some(Place { vfs, dir, .. }) = self.place.clone() else { return Ok(()) };
         self.close()?;
         // What a failure left in doubt is judged by opening.
