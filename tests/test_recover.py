@@ -22,7 +22,7 @@ class Frozen:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        core = _core.Core.create(str(path), "os", segment_bytes=4096 + 9000)
+        core = _core.Core.create(str(path), "os", segment_bytes=4096 + 2000)
         with mmsb.Bus._of(core) as bus:
             bus.create_page("x", shape=(40, 3), dtype="f4", meta={"unit": "m"})
             for step in range(30):
