@@ -369,6 +369,12 @@ def test_verify_a_damaged_store(capsys: pytest.CaptureFixture[str], filled: Path
     status, out, _ = run(capsys, "verify", filled)
     assert status == 1
     assert out.startswith("corruption: ") and segment.name in out
+    # It does not open, and all of it is looked at even so.
+    (filled / "meta-0").write_bytes(bytes(4096))
+    status, out, _ = run(capsys, "verify", filled, "--json")
+    facts = json.loads(out)
+    assert (status, facts["ok"], len(facts["problems"])) == (1, False, 2)
+    assert facts["records"] >= 4 and facts["bytes"] > 4096
 
 
 def test_backup(capsys: pytest.CaptureFixture[str], filled: Path, tmp_path: Path) -> None:

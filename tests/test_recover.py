@@ -145,6 +145,22 @@ def test_a_segment_is_missing_or_cut(
     assert (told.appended or told.epoch) >= CHECKPOINTS[-1]
 
 
+def test_every_damaged_place_is_told_though_it_does_not_open(sound: Frozen, damaged: Path) -> None:
+    assert mmsb.verify(damaged).ok
+    harmed = [*sorted((damaged / "log").iterdir())[:2], next((damaged / "checkpoints").iterdir())]
+    for file in harmed:
+        data = bytearray(file.read_bytes())
+        data[4100] ^= 1
+        file.write_bytes(data)
+    before = content(damaged)
+    told: list[tuple[int, int]] = []
+    report = mmsb.verify(damaged, progress=lambda *both: told.append(both))
+    assert not report.ok and {p.file for p in report.problems} == {str(file) for file in harmed}
+    assert content(damaged) == before and told[-1][0] == told[-1][1]
+    with mmsb.open(sound.path, mode="r+"), pytest.raises(mmsb.BusLockedError):
+        mmsb.verify(sound.path)
+
+
 def test_slots_and_checkpoints_are_gone(sound: Frozen, damaged: Path, tmp_path: Path) -> None:
     for name in ("meta-0", "meta-1"):
         (damaged / name).write_bytes(bytes(4096))

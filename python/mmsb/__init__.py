@@ -45,7 +45,7 @@ from ._history import Change, Commit, Difference
 from ._open import create, open
 from ._page import Page
 from ._reports import Recovery, Report, Salvage
-from ._salvage import recover
+from ._salvage import recover, verify
 from ._snapshot import PageDescription, Snapshot
 from ._transaction import Transaction
 from .errors import (
@@ -80,6 +80,7 @@ __all__ = [
     "create",
     "open",
     "recover",
+    "verify",
     "compare",
     "Bus",
     "Page",

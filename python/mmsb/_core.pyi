@@ -29,6 +29,7 @@ __all__ = [
     "diff_ranges",
     "recover",
     "set_log",
+    "verify",
 ]
 
 # A page at one epoch.
@@ -296,6 +297,11 @@ def recover(
     newest: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Salvage: ...
+
+# Records, bytes, problems of a store that need not open.
+def verify(
+    path: str, progress: Callable[[int, int], None] | None = None
+) -> tuple[int, int, list[Exception]]: ...
 
 # Calls (level, dotted name, fields) for each event from level DEBUG up; None switches it off.
 def set_log(target: Callable[[str, str, dict[str, Any]], None] | None) -> None: ...

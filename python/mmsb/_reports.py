@@ -47,7 +47,7 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What :meth:`Bus.verify` found.
+    """What :meth:`Bus.verify` or :func:`verify` found.
 
     Attributes
     ----------

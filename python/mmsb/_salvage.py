@@ -1,4 +1,4 @@
-"""Saving what is good of a damaged store."""
+"""Stores that may be damaged: checking every byte, and saving what is good."""
 
 from __future__ import annotations
 
@@ -7,8 +7,48 @@ from typing import SupportsIndex
 
 from . import _core, _logging, _resolve
 from ._bus import Progress
-from ._reports import Salvage
+from ._reports import Report, Salvage
 from .errors import CorruptionError
+
+
+def verify(path: str | os.PathLike[str], *, progress: Progress | None = None) -> Report:
+    """Read and check every byte of a store, also of one that does not open.
+
+    It is :meth:`Bus.verify` for a directory that no process has open for writing. Nothing in it is
+    changed.
+
+    Parameters
+    ----------
+    path : path-like
+        The directory.
+    progress : callable, optional
+        Called now and then with the work done and the work in all, in bytes.
+
+    Returns
+    -------
+    Report
+        What was found; problems are listed, not raised.
+
+    Raises
+    ------
+    BusNotFoundError
+        There is no store.
+    BusLockedError
+        A process has it open for writing; call ``bus.verify()`` there.
+    FormatVersionError
+        The store was written by a newer version.
+
+    Examples
+    --------
+    >>> import mmsb, tempfile
+    >>> with tempfile.TemporaryDirectory() as d:
+    ...     mmsb.create(d + "/sim.mmsb").close()
+    ...     mmsb.verify(d + "/sim.mmsb").ok
+    True
+    """
+    with _logging.warnings():
+        records, size, problems = _core.verify(_resolve.path_text(path), progress)
+    return Report(tuple(p for p in problems if isinstance(p, CorruptionError)), records, size)
 
 
 def recover(

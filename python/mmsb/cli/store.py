@@ -6,6 +6,7 @@ import argparse
 import os
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,24 @@ def register(commands: Commands) -> None:
 def run_verify(args: argparse.Namespace, out: Output) -> int:
     """Read and check every byte."""
     facts: dict[str, Any] = {"path": args.directory, "ok": False, "records": 0, "bytes": 0}
+    problems: list[mmsb.MMSBError] = []
+    report = None
     try:
         with opened(args, out) as bus:
             facts["epoch"] = bus.epoch
             with out.progress("verifying") as progress:
                 report = bus.verify(progress=progress)
-        problems: list[mmsb.MMSBError] = list(report.problems)
-        facts.update(ok=report.ok, records=report.records, bytes=report.bytes)
-    except (mmsb.CorruptionError, mmsb.FormatVersionError) as error:
+    except mmsb.CorruptionError as error:
+        # It does not open; all of it is looked at even so, unless a process has it open.
         problems = [error]
+        with suppress(mmsb.BusLockedError), out.progress("verifying") as progress:
+            report = mmsb.verify(args.directory, progress=progress)
+    except mmsb.FormatVersionError as error:
+        problems = [error]
+    if report is not None:
+        facts.update(records=report.records, bytes=report.bytes)
+        problems = list(report.problems) or problems
+    facts["ok"] = not problems
     facts["problems"] = [problem(one) for one in problems]
     if out.as_json:
         out.json(facts)

@@ -57,7 +57,7 @@ pub use index::Wanted;
 pub use log::FORMAT;
 pub use open::{Mode, Options, Recovery, Report};
 pub use reader::{Reader, ReaderSnapshot};
-pub use salvage::{Salvage, Wish, recover, recover_on};
+pub use salvage::{Salvage, Wish, recover, recover_on, verify, verify_on};
 pub use sequence::{Committed, Durability, How};
 pub use snapshot::Snapshot;
 pub use trace::EVENTS;

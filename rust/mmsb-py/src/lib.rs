@@ -32,7 +32,7 @@ mod _core {
     #[pymodule_export]
     use super::page::PageBase;
     #[pymodule_export]
-    use super::salvage::{Salvage, recover};
+    use super::salvage::{Salvage, recover, verify};
     #[pymodule_export]
     use super::snap::{PageInfo, Snap};
     #[pymodule_export]

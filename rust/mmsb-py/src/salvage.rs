@@ -2,10 +2,26 @@
 
 use std::path::PathBuf;
 
-use mmsb_core::{Options, Wish};
+use mmsb_core::{Error, Options, Wish};
 use pyo3::prelude::*;
 
 use crate::{args, enter, errors};
+
+#[pyfunction]
+#[pyo3(signature = (path, progress=None))]
+pub(crate) fn verify(
+    py: Python<'_>,
+    path: PathBuf,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<(u64, u64, Vec<Py<PyAny>>)> {
+    let report =
+        enter::with_progress(py, progress.as_ref(), |report| mmsb_core::verify(&path, report))?;
+    Ok((report.records, report.bytes, exceptions(py, report.problems)))
+}
+
+fn exceptions(py: Python<'_>, problems: Vec<Error>) -> Vec<Py<PyAny>> {
+    problems.into_iter().map(|e| errors::raise(py, e).into_value(py).into_any()).collect()
+}
 
 /// What was good, and what was not.
 #[pyclass(frozen, get_all, module = "mmsb._core")]
@@ -34,13 +50,12 @@ pub(crate) fn recover(
     let told = enter::with_progress(py, progress.as_ref(), |report| {
         mmsb_core::recover(&path, &to, wish, &Options::default(), report)
     })?;
-    let problems = told.problems.into_iter();
     Ok(Salvage {
         epoch: told.epoch,
         records: told.records,
         bytes: told.bytes,
         torn_bytes: told.torn_bytes,
-        problems: problems.map(|e| errors::raise(py, e).into_value(py).into_any()).collect(),
+        problems: exceptions(py, told.problems),
         lost: told.lost,
         later: told.later,
         appended: told.appended,

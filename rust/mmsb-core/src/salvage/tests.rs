@@ -134,6 +134,11 @@ impl World {
     fn salvage(&self, damaged: &Files, wish: Wish) -> Salvage {
         let vfs = lay_out(damaged);
         let told = salvage(&vfs, "/new", wish).unwrap();
+        let walked = verify_on(Arc::clone(&vfs), Path::new("/s"), &mut |_, _| {}).unwrap();
+        let places = |all: &[Error]| all.iter().map(|e| e.message.clone()).collect::<Vec<_>>();
+        assert_eq!((walked.records, walked.bytes >= told.bytes), (told.records, true));
+        let (walked, told_of) = (places(&walked.problems), places(&told.problems));
+        assert!(told_of.iter().all(|one| walked.contains(one)), "{walked:?}");
         assert_eq!(files(&*vfs, Path::new("/s")), *damaged, "the source was touched");
         assert!(!vfs.exists(Path::new("/new/copying")).unwrap());
         let history = (told.epoch - u64::from(told.appended.is_some())) as usize;
