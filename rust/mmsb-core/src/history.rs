@@ -50,9 +50,9 @@ impl LogEntry {
         self.0.meta.as_deref()
     }
 
-    /// Whether another commit does the same; equal operations make equal states of equal ones.
-    pub(crate) fn same_ops(&self, other: &LogEntry) -> bool {
-        self.0.ops == other.0.ops
+    /// Its operations as the log has them; equal ones make equal states of equal ones.
+    pub(crate) fn raw(&self) -> &[u8] {
+        &self.0.ops
     }
 
     /// Its operations in order.

@@ -96,6 +96,28 @@ fn what_is_no_difference() {
     check(&a, &b, Some(12));
 }
 
+/// Two ways to write each step make two logs of one history, until a step is another; the newest states agree again.
+#[test]
+fn logs_that_differ_in_each_commit() {
+    let vfs: Arc<dyn Vfs> = Arc::new(RamVfs::new());
+    let a = run(&vfs, "/a", 1, 3, |epoch| epoch as u8);
+    let b = run(&vfs, "/b", 2, 3, |epoch| epoch as u8);
+    for epoch in 4..=60 {
+        let byte = [epoch as u8; 40];
+        let mut batch = Batch::new();
+        batch.write(1, 7, &byte);
+        a.commit(&mut batch, None, &how(epoch)).unwrap();
+        batch.clear();
+        let other = if epoch == 44 { [1; 40] } else { byte };
+        batch.write(1, 20, &other[13..]);
+        batch.write(1, 7, &other[..13]);
+        b.commit(&mut batch, None, &how(epoch)).unwrap();
+    }
+    check(&a, &b, Some(44));
+    let c = b.fork(&b.snapshot_at(50).unwrap()).unwrap();
+    check(&a, &c, None);
+}
+
 /// Copies that went their own ways: what they have in common is not read.
 #[test]
 fn copies_and_forks() {
