@@ -63,7 +63,7 @@ fn world(segment: u64) -> World {
         }
         let meta = format!("{{\"step\":{epoch}}}");
         let how = How {
-            time: Some(1 << 50 | epoch * 1000),
+            time: Some((1 << 50) + epoch * 1000),
             source: (epoch % 2 == 0).then_some("even"),
             meta: Some(&meta),
             wait: true,
