@@ -114,6 +114,11 @@ impl Bus {
         Ok(&self.0.core)
     }
 
+    /// Where its history is.
+    pub(crate) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
     /// The engine of a bus that is alive.
     pub(crate) fn core(&self) -> Result<&Arc<Core>> {
         self.alive()

@@ -52,6 +52,11 @@ impl LogEntry {
         self.0.meta.as_deref()
     }
 
+    /// Its operations as the log has them; equal ones make equal states of equal ones.
+    pub(crate) fn raw(&self) -> &[u8] {
+        &self.0.ops
+    }
+
     /// Its operations in order.
     pub fn ops(&self) -> impl Iterator<Item = Result<Op<'_>>> {
         Ops::new(&self.0.ops).map(|op| {

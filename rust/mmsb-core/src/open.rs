@@ -105,7 +105,7 @@ pub(crate) fn durability_code(durability: Durability) -> u8 {
     durability as u8
 }
 
-fn durability_of(code: u8) -> Durability {
+pub(crate) fn durability_of(code: u8) -> Durability {
     match code {
         0 => Durability::Memory,
         1 => Durability::Os,
@@ -113,7 +113,7 @@ fn durability_of(code: u8) -> Durability {
     }
 }
 
-fn max_memory(options: &Options) -> Result<u64> {
+pub(crate) fn max_memory(options: &Options) -> Result<u64> {
     match options.max_memory {
         Some(least) if least < 1 << 20 => Err(Error::new(
             Code::Argument,
@@ -129,7 +129,7 @@ pub(crate) fn absolute(dir: &Path) -> Result<PathBuf> {
     std::path::absolute(dir).map_err(|e| Error::storage(dir, &e, "cannot find"))
 }
 
-fn log_options(options: &Options, durability: Durability) -> LogOptions {
+pub(crate) fn log_options(options: &Options, durability: Durability) -> LogOptions {
     let default = LogOptions::default();
     LogOptions {
         segment_bytes: options.segment_bytes.unwrap_or(default.segment_bytes),

@@ -181,6 +181,7 @@ impl Faulted {
         let commits = !matches!(
             act,
             Act::Backup
+                | Act::Recover
                 | Act::Sync
                 | Act::Reopen
                 | Act::Checkpoint

@@ -10,8 +10,10 @@ mod made;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use mmsb_core::vfs::Vfs;
 use mmsb_core::{
-    Batch, Bus, Code, Durability, Error, How, Mode, NewPage, Options, Snapshot, diff_ranges, log,
+    Batch, Bus, Code, Durability, Error, How, Mode, NewPage, Options, Snapshot, Wish, diff_ranges,
+    log, recover_on,
 };
 
 use crate::args::Args;
@@ -173,6 +175,39 @@ fn examine(disk: &Disk) -> Option<u64> {
     Some(epoch)
 }
 
+/// What is good of a store that may be anything makes a sound store. Without forged checksums it has no state but those
+/// that there were.
+fn save(disk: &Disk, history: Option<&[Arc<State>]>) {
+    let sim = SimVfs::of(disk.clone());
+    let (vfs, new): (Arc<dyn Vfs>, _) = (Arc::new(sim.clone()), Path::new("/new"));
+    let wish = Wish { upto: None, newest: true };
+    let done = recover_on(vfs.clone(), Path::new(DIR), new, wish, &options(), &mut |_, _| {});
+    let after = sim.disk();
+    let after = after.files().filter(|(path, _)| path.starts_with(DIR));
+    assert!(disk.files().eq(after), "the damaged store was changed");
+    let told = match done {
+        Ok(told) => told,
+        Err(error) => return typed(&error),
+    };
+    told.problems.iter().for_each(typed);
+    let bus = Bus::open_on(vfs, new, Mode::Read, &options(), &mut |_, _| {}).unwrap();
+    assert_eq!((bus.epoch(), bus.recovery().unwrap().torn_bytes), (told.epoch, 0));
+    assert!(bus.verify(&mut |_, _| {}).unwrap().problems.is_empty());
+    let Some(history) = history else { return };
+    for epoch in 0..=told.epoch {
+        let last = told.appended.filter(|_| epoch == told.epoch);
+        let want = &history[last.unwrap_or(epoch) as usize];
+        let shown = bus.snapshot_at(epoch).unwrap();
+        // The appended one is an epoch of its own: only the bytes, names and shapes are those that were.
+        match last {
+            None => compare(&shown, want).unwrap(),
+            Some(_) => want.pages.iter().for_each(|(&id, page)| {
+                assert_eq!(shown.view(id).unwrap().bytes(), page.bytes);
+            }),
+        }
+    }
+}
+
 /// A store that opened can be written to, and what was written is there again.
 fn live_on(sim: &SimVfs, bus: &Bus, digest: u128) {
     let before = bus.snapshot().unwrap();
@@ -260,6 +295,7 @@ pub fn open_mutated(data: &[u8]) {
         }
         disk.plant(path, &bytes);
     }
+    save(&disk, (!forged).then_some(history));
     let shown = examine(&disk);
     // Without forged checksums no state is shown that there was not.
     if let (Some(epoch), false) = (shown, forged) {

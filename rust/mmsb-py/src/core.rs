@@ -450,6 +450,17 @@ impl Core {
         Ok((report.records, report.bytes, problems.map(Bound::into_any).collect()))
     }
 
+    #[pyo3(signature = (other, progress=None))]
+    fn part(
+        &self,
+        py: Python<'_>,
+        other: &Core,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Option<u64>> {
+        let (a, b) = (&self.bus, &other.bus);
+        enter::with_progress(py, progress.as_ref(), |report| mmsb_core::part(a, b, report))
+    }
+
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let all = PyDict::new(py);
         for (name, value) in enter::attached(py, || self.bus.stats())? {

@@ -6,7 +6,7 @@ use super::damage;
 use crate::Result;
 use crate::apply::MAX_ID;
 use crate::hash::h64;
-use crate::log::{FORMAT, check_version, checked, u64_at};
+use crate::log::{FORMAT, array, check_version, checked, u64_at};
 
 pub(super) const HEADER: usize = 4096;
 const MAGIC: [u8; 16] = *b"\x89MMSB ckpt\r\n\x1a\n\0\xff";
@@ -62,6 +62,11 @@ pub(super) fn is_whole(head: &[u8; HEADER]) -> bool {
 /// Whether the checkpoint was made without being asked for.
 pub(super) fn is_automatic(head: &[u8; HEADER]) -> bool {
     head[AUTOMATIC] == 1
+}
+
+/// The store that the checkpoint is of.
+pub(super) fn uuid(head: &[u8; HEADER]) -> [u8; 16] {
+    array(head, UUID)
 }
 
 impl Header {

@@ -31,6 +31,7 @@ mod reading_tests;
 mod record;
 mod recover;
 mod repair;
+pub(crate) mod salvage;
 mod scan;
 mod segment;
 #[cfg(test)]

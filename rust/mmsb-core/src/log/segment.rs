@@ -22,7 +22,7 @@ const MAGIC: [u8; 16] = *b"\x89MMSB log\r\n\x1a\n\0\xb5\xff";
 /// Format version that this build writes, and the newest major that it reads.
 pub(crate) const MAJOR: u16 = 1;
 pub(crate) const MINOR: u16 = 0;
-const EXTENSION: &str = ".mlog";
+pub(crate) const EXTENSION: &str = ".mlog";
 const _: () = assert!(RECORDS.is_multiple_of(8), "records are aligned");
 /// No segment begins past this; so that epochs can be counted on without an overflow.
 pub(crate) const MAX_EPOCH: u64 = 1 << 62;
@@ -143,7 +143,7 @@ impl SegmentName {
         name
     }
 
-    fn parse(name: &str) -> Option<SegmentName> {
+    pub(crate) fn parse(name: &str) -> Option<SegmentName> {
         let (seq, first) = name.strip_suffix(EXTENSION)?.split_once('-')?;
         let number = |text: &str| u64::from_str_radix(text, 16).ok();
         let parsed = SegmentName { seq: number(seq)?, first_epoch: number(first)? };

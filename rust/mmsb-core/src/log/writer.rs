@@ -108,6 +108,23 @@ impl Log {
             durable: Position::default(),
             durable_epoch: 0,
         };
+        let mut log = Log::begin(vfs, dir, opts, lock, meta)?;
+        log.write_meta()?;
+        assert_eq!(log.meta.now.durable, log.state.end, "a slot tells of another position");
+        log.meta.sync()?;
+        birth::remove_mark(&*log.vfs, dir)?;
+        Ok(log)
+    }
+
+    /// A durable, empty log in a directory that was claimed. Where a store is being copied into it, it is none until a
+    /// slot was written.
+    pub(crate) fn begin(
+        vfs: Arc<dyn Vfs>,
+        dir: &Path,
+        opts: LogOptions,
+        lock: Box<dyn StoreLock>,
+        meta: StoreMeta,
+    ) -> Result<Log> {
         let meta = MetaSlots::create(&*vfs, dir, meta)?;
         birth::sync_place(&*vfs, dir)?;
         let state = LogState {
@@ -126,10 +143,6 @@ impl Log {
         assert_eq!(log.durable, log.state.end, "a new log is not durable");
         let name = SegmentName { seq: 0, first_epoch: log.state.epoch + 1 };
         birth::announce(&*log.vfs, dir, name, &log.gate)?;
-        log.write_meta()?;
-        assert_eq!(log.meta.now.durable, log.state.end, "a slot tells of another position");
-        log.meta.sync()?;
-        birth::remove_mark(&*log.vfs, dir)?;
         Ok(log)
     }
 

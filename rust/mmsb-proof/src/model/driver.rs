@@ -566,6 +566,7 @@ impl Driver {
                 }
             }
             Act::Backup => self.backup()?,
+            Act::Recover => self.salvage()?,
             Act::Sync => {
                 let want = if self.place.is_some() { self.epoch() } else { 0 };
                 assert_eq!(self.bus.sync()?, want);
