@@ -44,7 +44,7 @@ pub fn part(a: &Bus, b: &Bus, progress: &mut dyn FnMut(u64, u64)) -> Result<Opti
                 Some([c, d]) => [Snapshot::brief(c), Snapshot::brief(d)],
                 None => [a.snapshot_at(epoch)?, b.snapshot_at(epoch)?],
             };
-            if states[0].digest() != states[1].digest() {
+            if states[0].digest()? != states[1].digest()? {
                 return Ok(Some(epoch));
             }
             if engines.is_none() && epoch < last {
@@ -78,7 +78,7 @@ fn shared(a: &Bus, b: &Bus) -> Result<(u64, u64)> {
 }
 
 fn same(a: &Bus, b: &Bus, epoch: u64) -> Result<bool> {
-    Ok(a.snapshot_at(epoch)?.digest() == b.snapshot_at(epoch)?.digest())
+    Ok(a.snapshot_at(epoch)?.digest()? == b.snapshot_at(epoch)?.digest()?)
 }
 
 /// An epoch up to which two logs are one: copies of a store have the segments in common that were begun before they parted,

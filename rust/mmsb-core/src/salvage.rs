@@ -317,7 +317,7 @@ impl Damaged {
             let epoch = head.epoch();
             let Some(at) = sound.iter().position(|&(e, _)| e == epoch) else { return Ok(()) };
             let automatic = checkpoint::is_automatic(&**vfs, dir, epoch)?;
-            if Snapshot::brief(head).digest() == sound[at].1 {
+            if Snapshot::brief(head).digest()? == sound[at].1 {
                 return out.checkpoint(head, automatic);
             }
             sound.remove(at);
@@ -458,7 +458,7 @@ impl Out<'_> {
         self.log.synced(&point);
         let names = checkpoint::install(self.vfs, self.to, at.epoch())?;
         checkpoint::sync_names(&*names, self.to)?;
-        self.log.append_mark(at.epoch(), at.digest(), size)
+        self.log.append_mark(at.epoch(), at.digest()?, size)
     }
 
     /// One commit that turns the newest state into a later one.
@@ -478,7 +478,7 @@ impl Out<'_> {
         batch.complete()?;
         let (epoch, time) = (old.epoch() + 1, new.time());
         head.replay(epoch, time, batch.ops())?;
-        if Snapshot::brief(head).digest() != new.digest() {
+        if Snapshot::brief(head).digest()? != new.digest()? {
             let what = format!("epoch {} could not be made again", new.epoch());
             return Err(Error::new(Code::Internal, what));
         }
