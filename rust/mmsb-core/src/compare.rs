@@ -48,7 +48,8 @@ pub fn part(a: &Bus, b: &Bus, progress: &mut dyn FnMut(u64, u64)) -> Result<Opti
                 return Ok(Some(epoch));
             }
             if engines.is_none() && epoch < last {
-                engines = Some([Core::fork(&states[0])?, Core::fork(&states[1])?]);
+                engines =
+                    Some([Core::fork(&states[0].whole()?)?, Core::fork(&states[1].whole()?)?]);
             }
         }
         if epoch.is_multiple_of(STRIDE) {

@@ -99,7 +99,7 @@ pub(crate) fn newest(
     let names = log::list(&*store.vfs, &store.dir)?;
     let behind = names.last().map_or(0, |last| last.first_epoch - 1);
     if let Some(&last) = names.last().filter(|_| !durable_only) {
-        let opened = log::open_segment(&*store.vfs, &store.dir, last, Some(store.uuid));
+        let opened = log::open_sparse(&*store.vfs, &store.dir, last, Some(store.uuid));
         // What is wrong with it is judged below.
         if let Ok(mut walk) = opened
             && let Some(index) = Index::open(store, last, &mut walk)?

@@ -106,7 +106,7 @@ impl Part {
         is_sealed: bool,
     ) -> Result<Part> {
         let store = &past.store;
-        let mut walk = log::open_segment(&*store.vfs, &store.dir, name, Some(store.uuid))?;
+        let mut walk = log::open_sparse(&*store.vfs, &store.dir, name, Some(store.uuid))?;
         let past = Arc::clone(past);
         let index = past.indexes.get(name, &mut walk, is_sealed)?;
         let places = match index.filter(|index| index.ends.epoch >= until) {

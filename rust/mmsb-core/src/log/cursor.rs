@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::reader::{Commit, Step, Walk, bad_header, commit_at, open_segment};
+use super::reader::{Commit, Step, Walk, bad_header, commit_at, open_sparse};
 use super::segment::{self, SegmentHeader, SegmentName};
 use crate::error::{Error, Result};
 use crate::vfs::Vfs;
@@ -133,7 +133,7 @@ impl LogCursor {
 
     fn open_next(&mut self) -> Result<Walk> {
         let name = self.segments.pop().ok_or_else(|| missing(&self.dir, self.since))?;
-        let mut walk = open_segment(&*self.vfs, &self.dir, name, None)?;
+        let mut walk = open_sparse(&*self.vfs, &self.dir, name, None)?;
         if let Some(start) = self.start.filter(|start| start.name == name) {
             walk.skip_to(start.offset, start.epoch)?;
         }

@@ -44,7 +44,7 @@ pub use cursor::{LogCursor, OwnedCommit};
 pub(crate) use meta::MetaSlots;
 pub use meta::{StoreMeta, read_meta};
 pub use reader::Commit;
-pub(crate) use reader::{Seal, Step, Walk, commit_at, open_segment};
+pub(crate) use reader::{Seal, Step, Walk, commit_at, open_segment, open_sparse};
 pub use record::{HEADROOM, META, SOURCE, put_text};
 pub(crate) use record::{put_varint, take_varint, u64_at};
 pub use recover::{CheckpointMark, LogRecovery, OpenMode, open};

@@ -513,7 +513,7 @@ fn a_sync_that_overlaps_a_roll() {
     assert_eq!(log.durable_epoch(), 2);
     // The thread beside the commits may have synced them too; what counts is who does now.
     while !double.changes().is_empty() {
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(std::time::Duration::from_millis(200));
     }
     let point = log.sync_point();
     point.sync().unwrap();

@@ -37,21 +37,36 @@ pub struct Commit<'a> {
     pub file: &'a Path,
 }
 
-/// A part of a file in memory, moved over it as it is read. Of records that lie apart little is read beside them.
+/// A part of a file in memory, moved over it as it is read.
 #[derive(Debug)]
 pub(crate) struct Window {
     file: Arc<dyn VfsFile>,
     pub(crate) path: Arc<Path>,
     buf: Vec<u8>,
     start: u64,
-    /// How much is read at once, if no more is asked for: the more, the longer one read has followed the other.
+    /// How much is read at once, if no more is asked for: the more, the longer one read has followed the other, but never
+    /// less than `least`.
     span: usize,
+    least: usize,
 }
 
 impl Window {
     pub(crate) fn open(vfs: &dyn Vfs, path: &Path) -> Result<Window> {
         let file = vfs.open(path, OpenKind::Read).map_err(|e| Error::storage(path, &e, "open"))?;
-        Ok(Window { file, path: path.into(), buf: Vec::new(), start: 0, span: NARROW })
+        Ok(Window {
+            file,
+            path: path.into(),
+            buf: Vec::new(),
+            start: 0,
+            span: WINDOW,
+            least: WINDOW,
+        })
+    }
+
+    /// Reads little at once, for records that lie apart.
+    pub(crate) fn sparse(mut self) -> Window {
+        (self.span, self.least) = (NARROW, NARROW);
+        self
     }
 
     pub(crate) fn size(&self) -> Result<u64> {
@@ -74,7 +89,7 @@ impl Window {
             None => {
                 let end = self.start + self.buf.len() as u64;
                 let near = offset.saturating_add(self.span as u64) >= self.start && offset <= end;
-                self.span = if near { (2 * self.span).min(WINDOW) } else { NARROW };
+                self.span = if near { (2 * self.span).min(WINDOW) } else { self.least };
                 // A walk backward finds the records before this one in the same window.
                 let back = if offset < self.start { offset.min(self.span as u64 / 2) } else { 0 };
                 self.fill(offset - back, (want + back as usize).max(self.span))?;
@@ -373,7 +388,20 @@ pub(crate) fn open_segment(
     name: SegmentName,
     uuid: Option<[u8; 16]>,
 ) -> Result<Walk> {
-    let mut window = Window::open(vfs, &segment::log_dir(dir).join(name.file()))?;
+    begin(Window::open(vfs, &segment::log_dir(dir).join(name.file()))?, name, uuid)
+}
+
+/// The same for somebody who needs a few records of it.
+pub(crate) fn open_sparse(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    name: SegmentName,
+    uuid: Option<[u8; 16]>,
+) -> Result<Walk> {
+    begin(Window::open(vfs, &segment::log_dir(dir).join(name.file()))?.sparse(), name, uuid)
+}
+
+fn begin(mut window: Window, name: SegmentName, uuid: Option<[u8; 16]>) -> Result<Walk> {
     let Some(header) = window.header()? else {
         return Err(bad_header(&window.path, name, "the segment's header is damaged"));
     };
