@@ -47,6 +47,7 @@ pub(crate) fn load(
     drop(edit);
     check_counts(core, &root, head.tags);
     core.adopt(&root);
+    assert_eq!(lock(&core.sequencer).newest, root, "another state was adopted");
     assert_eq!(core.epoch(), epoch, "what was loaded is shown");
     if Snapshot::brief(core).digest() != head.digest {
         let what = "the state is not what the checkpoint's digest says";
@@ -88,6 +89,7 @@ fn load_pages(
     let (mut id, mut end) = (0, HEADER as u64);
     for _ in 0..head.pages {
         let entry = Entry::read(&mut fields, end..=head.index_at).ok_or_else(bad)?;
+        assert!(entry.at >= end, "pages lie in each other");
         if entry.id <= id {
             return Err(bad());
         }
@@ -96,6 +98,7 @@ fn load_pages(
         progress(end, head.index_at);
     }
     assert_eq!(edit.root.pages, head.pages, "each entry made a page");
+    assert!(edit.root.bytes <= end - HEADER as u64, "pages lie in each other");
     if head.next_id <= id || head.next_id > MAX_ID {
         return Err(bad());
     }

@@ -42,6 +42,7 @@ impl<'a> Reader<'a> {
         read_exact_at(&*file, 0, &mut head).map_err(fail)?;
         let head = Header::decode(&head, path, epoch, uuid, size)?;
         assert_eq!((head.epoch, head.size()), (epoch, size), "a header was taken for another's");
+        assert!(head.index_at >= HEADER as u64, "the index lies in the header");
         if is_denied() {
             return Err(no_memory(head.index_len, path));
         }
@@ -79,6 +80,7 @@ impl<'a> Reader<'a> {
         each: &mut dyn FnMut(u64, &[u8]),
     ) -> Result<()> {
         assert_eq!(entry.end - entry.at, entry.nbytes, "a page ends where its bytes do");
+        assert!(entry.end <= self.head.index_at, "a page ends in the index");
         let mut from = 0;
         while from < entry.nbytes {
             let n = BLOCK.min(entry.nbytes - from);
@@ -180,6 +182,8 @@ impl<'a> Entry<'a> {
         fields: &mut Fields<'a>,
         place: std::ops::RangeInclusive<u64>,
     ) -> Option<Entry<'a>> {
+        assert!(*place.start() >= HEADER as u64, "a page may lie in the header");
+        assert!(place.start() <= place.end(), "a page has no place to lie in");
         let mut entry = Entry {
             id: fields.varint().filter(|&id| id > 0 && id < MAX_ID)?,
             name: Some(fields.text()?).filter(|name| !name.is_empty()),
