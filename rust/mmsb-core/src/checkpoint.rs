@@ -63,7 +63,9 @@ fn temp(store: &Path, epoch: u64) -> PathBuf {
 }
 
 fn file_name(epoch: u64) -> String {
-    format!("{epoch:016x}{EXTENSION}")
+    let name = format!("{epoch:016x}{EXTENSION}");
+    assert_eq!(name.len(), 16 + EXTENSION.len(), "the order of names is not that of epochs");
+    name
 }
 
 /// The file of an epoch's checkpoint.

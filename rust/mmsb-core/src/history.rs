@@ -280,5 +280,6 @@ pub(crate) fn load_newest(
             Err(error) => return Err(error),
         }
     }
+    assert_eq!(core.epoch(), 0, "what could not be loaded is shown");
     Ok((core, None))
 }

@@ -23,6 +23,8 @@ pub(crate) fn plan(head: &Snapshot, to: &Snapshot, batch: &mut Batch) -> Result<
     let renamed = |id: u64| {
         head.described(id).map(|info| info.name) != to.described(id).map(|info| info.name)
     };
+    let is_somewhere = |&id: &u64| head.slot(id).is_some() || to.slot(id).is_some();
+    assert!(changed.iter().all(is_somewhere), "a page differs that is nowhere");
     for &id in changed.iter().filter(|&&id| head.slot(id).is_some() && kept(id).is_none()) {
         batch.delete(id);
     }
@@ -58,6 +60,10 @@ pub(crate) fn plan(head: &Snapshot, to: &Snapshot, batch: &mut Batch) -> Result<
             batch.set_meta(id, &want.meta);
         }
         let ranges = head.diff(to, id)?;
+        let common = have.nbytes.min(want.nbytes);
+        assert!(ranges.iter().all(|&(start, stop)| start < stop), "a change has no bytes");
+        assert!(ranges.is_sorted_by(|a, b| a.1 <= b.0), "changes lie in each other");
+        assert!(ranges.last().is_none_or(|last| last.1 <= common), "a change lies past the page");
         if (have.nbytes, &have.shape) != (want.nbytes, &want.shape) {
             batch.resize(id, &want.shape, want.nbytes);
         }

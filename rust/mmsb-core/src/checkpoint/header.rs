@@ -28,10 +28,20 @@ const END: usize = 152;
 const SUM: usize = HEADER - 8;
 
 const _: () = {
-    assert!(VERSION == MAGIC.len() && VERSION == 16 && REQUIRED == 24, "as in all files");
-    assert!(OPTIONAL == REQUIRED + 8 && UUID == OPTIONAL + 8 && EPOCH == UUID + 16);
-    assert!(INDEX_AT == EPOCH + 5 * 8 && SIZE == INDEX_AT + 2 * 8 && INDEX_HASH == SIZE + 8);
-    assert!(DIGEST == INDEX_HASH + 16 && END == DIGEST + 16 && END < SUM);
+    // As in all files.
+    assert!(VERSION == MAGIC.len());
+    assert!(VERSION == 16);
+    assert!(REQUIRED == 24);
+    // Each field behind the one before it.
+    assert!(OPTIONAL == REQUIRED + 8);
+    assert!(UUID == OPTIONAL + 8);
+    assert!(EPOCH == UUID + 16);
+    assert!(INDEX_AT == EPOCH + 5 * 8);
+    assert!(SIZE == INDEX_AT + 2 * 8);
+    assert!(INDEX_HASH == SIZE + 8);
+    assert!(DIGEST == INDEX_HASH + 16);
+    assert!(END == DIGEST + 16);
+    assert!(END < SUM);
 };
 
 /// What a checkpoint's header says.
@@ -79,7 +89,8 @@ impl Header {
         assert!(self.index_at >= HEADER as u64, "the index lies behind the header");
         assert!(self.index_at.is_multiple_of(8), "the index is aligned");
         assert!(self.epoch < MAX_EPOCH, "a log has come to the end of its epochs");
-        assert!(self.next_id >= 1 && self.next_id <= MAX_ID, "ids are within their range");
+        assert!(self.next_id >= 1, "ids begin with 1");
+        assert!(self.next_id <= MAX_ID, "ids are within their range");
         assert!(self.epoch > 0 || self.pages + self.tags == 0, "something is before all commits");
         assert!(self.pages + self.tags <= self.index_len, "an entry takes no bytes");
         let mut head = [0; HEADER];
@@ -98,6 +109,7 @@ impl Header {
         head[DIGEST..END].copy_from_slice(&self.digest.to_le_bytes());
         let sum = h64(&head[..SUM]);
         head[SUM..].copy_from_slice(&sum.to_le_bytes());
+        assert!(is_whole(&head), "a header reads as none");
         head
     }
 

@@ -67,6 +67,7 @@ pub(crate) fn fill(
     drop(edit);
     check_counts(core, &root);
     core.adopt(&root);
+    assert_eq!(lock(&core.sequencer).newest, root, "another state was adopted");
     assert_eq!(core.epoch(), epoch, "what was loaded is shown");
     Ok(())
 }

@@ -41,6 +41,7 @@ impl Reader {
         read_exact_at(&*file, 0, &mut head).map_err(fail)?;
         let head = Header::decode(&head, &path, epoch, uuid, size)?;
         assert_eq!((head.epoch, head.size()), (epoch, size), "a header was taken for another's");
+        assert!(head.index_at >= HEADER as u64, "the index lies in the header");
         if is_denied() {
             return Err(no_memory(head.index_len, &path));
         }
@@ -136,6 +137,7 @@ impl Reader {
         buf: &mut Buf,
         each: &mut dyn FnMut(u64, &[u8]),
     ) -> Result<()> {
+        assert!(page.at + page.nbytes <= self.head.index_at, "a page ends in the index");
         for number in 0..page.nbytes.div_ceil(BLOCK) {
             each(number * BLOCK, self.block(page, number, buf)?);
         }
@@ -207,7 +209,7 @@ pub(crate) struct Place {
     /// The epoch that made them.
     pub(crate) epoch: u64,
     /// Where they begin in the file.
-    at: u64,
+    pub(super) at: u64,
     pub(crate) nbytes: u64,
     /// Where the hashes of its blocks begin in the index.
     hashes: usize,
@@ -239,7 +241,9 @@ pub(crate) struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     /// Decodes an entry of a page whose bytes lie in `place` of the file.
-    fn read(fields: &mut Fields<'a>, place: RangeInclusive<u64>) -> Option<Entry<'a>> {
+    pub(super) fn read(fields: &mut Fields<'a>, place: RangeInclusive<u64>) -> Option<Entry<'a>> {
+        assert!(*place.start() >= HEADER as u64, "a page may lie in the header");
+        assert!(place.start() <= place.end(), "a page has no place to lie in");
         let id = fields.varint().filter(|&id| id > 0 && id < MAX_ID)?;
         let name = Some(fields.text()?).filter(|name| !name.is_empty());
         let (dtype, itemsize) = (fields.text()?, u32::try_from(fields.varint()?).ok()?);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::record::{self, Body, HEADER, Head};
 use super::recover::CheckpointMark;
-use super::segment::{self, HEADER_LEN, RECORDS, SegmentHeader, SegmentName};
+use super::segment::{self, HEADER_LEN, MAX_EPOCH, RECORDS, SegmentHeader, SegmentName};
 use crate::arena::is_denied;
 use crate::error::{Error, Result};
 use crate::vfs::{OpenKind, Vfs, VfsFile, read_full_at, read_vec};
@@ -114,6 +114,7 @@ impl Window {
                 if is_denied() { Ok(None) } else { read_vec(&*self.file, offset, left as u64) };
             let read = read.map_err(|e| Error::storage(&self.path, &e, "read"))?;
             self.buf = read.ok_or_else(no_memory)?;
+            assert_eq!(self.buf.len(), left, "a window is not as large as it was made");
             return Ok(());
         }
         if is_denied() || self.buf.try_reserve(left).is_err() {
@@ -227,6 +228,7 @@ pub(crate) enum Step<'a> {
 impl Walk {
     pub(crate) fn new(window: Window, header: SegmentHeader) -> Walk {
         assert!(header.first_epoch > 0, "a header was not checked");
+        assert!(header.first_epoch <= MAX_EPOCH, "a segment begins past the last epoch");
         let epoch = header.first_epoch - 1;
         let chain = header.chain;
         let (path, offset) = (window.path.clone(), RECORDS);
@@ -237,6 +239,8 @@ impl Walk {
     /// taken for sound.
     pub(crate) fn skip_to(&mut self, offset: u64, epoch: u64) -> Result<bool> {
         assert!(epoch > self.epoch, "a walk goes back");
+        assert_eq!(self.offset, RECORDS, "a walk is moved on its way");
+        assert!(!self.sealed, "a walk goes on behind the seal");
         let found = self.window.record(&self.header.salt, offset)?;
         let is_it = |head: &Head| head.kind == record::COMMIT && head.epoch_low == epoch as u32;
         let Some((head, _)) = found.filter(|(head, _)| is_it(head)) else { return Ok(false) };
@@ -364,6 +368,8 @@ pub(crate) fn commit_at<'a>(
         return Ok(None);
     };
     let epoch = epoch_of(&head, header);
+    assert_eq!(epoch as u32, head.epoch_low, "an epoch was put together wrong");
+    assert_eq!(head.kind, record::COMMIT, "another record reads as a commit");
     Ok(Some(Commit { epoch, time, source, meta, ops, offset, file }))
 }
 
@@ -406,7 +412,10 @@ fn begin(mut window: Window, name: SegmentName, uuid: Option<[u8; 16]>) -> Resul
         return Err(bad_header(&window.path, name, "the segment's header is damaged"));
     };
     check_header(&header, &window.path, name, uuid)?;
-    Ok(Walk::new(window, header))
+    let walk = Walk::new(window, header);
+    assert_eq!(walk.epoch + 1, name.first_epoch, "a walk begins at another commit");
+    assert_eq!(walk.header.seq, name.seq, "a walk goes through another segment");
+    Ok(walk)
 }
 
 pub(crate) fn bad_header(path: &Path, name: SegmentName, what: &str) -> Error {
