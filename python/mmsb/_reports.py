@@ -46,6 +46,33 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What :meth:`Bus.cost` says that reading all of an epoch takes.
+
+    Attributes
+    ----------
+    checkpoint : int or None
+        The epoch of the checkpoint that it begins with.
+    bytes : int
+        Bytes of that checkpoint and of the log behind it, at most.
+    records : int
+        Commits between the checkpoint and the epoch.
+
+    Examples
+    --------
+    >>> import mmsb
+    >>> bus = mmsb.Bus()
+    >>> x = bus.create_page("x", size=8)
+    >>> bus.cost(1)
+    Cost(checkpoint=None, bytes=0, records=0)
+    """
+
+    checkpoint: int | None
+    bytes: int
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What :meth:`Bus.verify` or :func:`verify` found.
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::backup::{self, Upto};
 use crate::core::Core;
 use crate::delta::Batch;
-use crate::history::{LogIter, Past, Store};
+use crate::history::{Cost, LogIter, Past, Store};
 use crate::index::Wanted;
 use crate::keeper::{self, Keeper};
 use crate::log::{self, Log, Position};
@@ -154,26 +154,38 @@ impl Bus {
         if newest.epoch() == epoch {
             return Ok(newest);
         }
-        if epoch > newest.epoch() {
-            return Err(Error::new(
-                Code::EpochNotFound,
-                format!("there is no epoch {epoch}; the newest is {}", newest.epoch()),
-            ));
-        }
         drop(newest);
-        if epoch < core.base_epoch() {
-            return Err(Error::new(
-                Code::EpochNotFound,
-                format!(
-                    "epoch {epoch} is older than this fork of epoch {}; ask its parent",
-                    core.base_epoch()
-                ),
-            ));
-        }
+        self.check_known(core, epoch)?;
         match self.0.in_memory {
             true => self.0.past.whole(epoch, core.parent()),
             false => Snapshot::newest(&self.0.past.open(epoch)?.0),
         }
+    }
+
+    /// Refuses an epoch that this bus never had.
+    fn check_known(&self, core: &Core, epoch: u64) -> Result<()> {
+        let (newest, base) = (core.epoch(), core.base_epoch());
+        let what = if epoch > newest {
+            format!("there is no epoch {epoch}; the newest is {newest}")
+        } else if epoch < base {
+            format!("epoch {epoch} is older than this fork of epoch {base}; ask its parent")
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(Code::EpochNotFound, what))
+    }
+
+    /// What it takes to read all of an epoch; nothing for one that is in memory.
+    pub fn cost(&self, epoch: u64) -> Result<Cost> {
+        let core = self.alive()?;
+        self.check_known(core, epoch)?;
+        if epoch == core.epoch() && core.lazy().is_none() || epoch == core.base_epoch() {
+            return Ok(Cost::default());
+        }
+        let end = lock(&core.sequencer).log.as_ref().map(Log::end).or(self.0.read_end);
+        let mut cost = self.0.past.cost(epoch, end)?;
+        cost.records -= core.base_epoch().min(cost.records);
+        Ok(cost)
     }
 
     /// The newest bytes of a page.

@@ -12,7 +12,7 @@ use crate::core::Core;
 use crate::delta::{Op, Ops};
 use crate::index::{Indexes, Query, Wanted};
 use crate::lazy::{self, Tails};
-use crate::log::{self, LogCursor, OwnedCommit};
+use crate::log::{self, LogCursor, OwnedCommit, Position};
 use crate::museum::{Defect, planted};
 use crate::snapshot::Snapshot;
 use crate::sync::{Mutex, lock};
@@ -127,6 +127,17 @@ impl Iterator for LogIter {
     }
 }
 
+/// What it takes to read all of an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cost {
+    /// The epoch of the checkpoint that it begins with.
+    pub checkpoint: Option<u64>,
+    /// Bytes of that checkpoint and of the log behind it, at most.
+    pub bytes: u64,
+    /// Commits between the checkpoint and the epoch.
+    pub records: u64,
+}
+
 /// The past of a bus: what opening an epoch needs, and what it keeps for the next one.
 #[derive(Debug)]
 pub(crate) struct Past {
@@ -169,6 +180,30 @@ impl Past {
         let snapshot = replay.to(&self.store, epoch)?;
         *cached = Some(replay);
         Ok(snapshot)
+    }
+
+    /// What [`Past::whole`] would read; the log ends at `end`.
+    pub(crate) fn cost(&self, epoch: u64, end: Option<Position>) -> Result<Cost> {
+        let store = &self.store;
+        let checkpoint = lazy::newest_checkpoint(self, epoch)?;
+        let from = checkpoint.as_ref().map_or(0, |reader| reader.head.epoch);
+        let mut bytes = checkpoint.as_ref().map_or(0, |reader| reader.head.size());
+        let names = log::list(&*store.vfs, &store.dir)?;
+        for (n, &name) in names.iter().enumerate() {
+            let last = names.get(n + 1).map_or(u64::MAX, |next| next.first_epoch - 1);
+            if from == epoch || last <= from || name.first_epoch > epoch {
+                continue;
+            }
+            let mut walk = log::open_sparse(&*store.vfs, &store.dir, name, Some(store.uuid))?;
+            bytes += match self.indexes.get(name, &mut walk, last < u64::MAX)? {
+                Some(index) => index.bounds(from + 1, epoch).1,
+                None => {
+                    let size = walk.window.size()?;
+                    end.filter(|end| end.seq == name.seq).map_or(size, |end| size.min(end.offset))
+                }
+            };
+        }
+        Ok(Cost { checkpoint: checkpoint.map(|_| from), bytes, records: epoch - from })
     }
 
     /// Lets go of what is kept for the next epoch.

@@ -123,7 +123,7 @@ pub(crate) fn newest(
 }
 
 /// The newest checkpoint up to an epoch whose header and index are sound.
-fn newest_checkpoint(past: &Past, epoch: u64) -> Result<Option<Reader>> {
+pub(crate) fn newest_checkpoint(past: &Past, epoch: u64) -> Result<Option<Reader>> {
     let store = &past.store;
     for at in usable(store, epoch)? {
         match Reader::open(&*store.vfs, &store.dir, at, store.uuid) {

@@ -53,7 +53,7 @@ pub use delta::{Batch, NewPage, Op};
 pub use diff::diff_ranges;
 pub use error::{Code, Detail, Error, Result};
 pub use fork::{at_fork_before, at_fork_child, at_fork_parent};
-pub use history::{LogEntry, LogIter};
+pub use history::{Cost, LogEntry, LogIter};
 pub use index::Wanted;
 pub use log::FORMAT;
 pub use open::{Mode, Options, Recovery, Report};

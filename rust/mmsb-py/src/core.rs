@@ -461,6 +461,13 @@ impl Core {
         enter::with_progress(py, progress.as_ref(), |report| mmsb_core::part(a, b, report))
     }
 
+    /// Checkpoint, bytes and records.
+    fn cost(&self, py: Python<'_>, epoch: &Bound<'_, PyAny>) -> PyResult<(Option<u64>, u64, u64)> {
+        let epoch = args::u64_of(epoch, "epoch")?;
+        let cost = enter::detached(py, || self.bus.cost(epoch))?;
+        Ok((cost.checkpoint, cost.bytes, cost.records))
+    }
+
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let all = PyDict::new(py);
         for (name, value) in enter::attached(py, || self.bus.stats())? {

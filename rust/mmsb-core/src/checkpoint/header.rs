@@ -81,7 +81,7 @@ pub(super) fn uuid(head: &[u8; HEADER]) -> [u8; 16] {
 
 impl Header {
     /// The size of the file.
-    pub(super) fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.index_at + self.index_len
     }
 

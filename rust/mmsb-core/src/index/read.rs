@@ -127,7 +127,7 @@ impl Index {
     }
 
     /// Between which offsets the commits of these epochs are.
-    fn bounds(&self, since: u64, until: u64) -> (u64, u64) {
+    pub(crate) fn bounds(&self, since: u64, until: u64) -> (u64, u64) {
         let ordinal = |epoch: u64| epoch.saturating_sub(self.first_epoch) / STRIDE;
         let mark = |n: u64| usize::try_from(n).ok().and_then(|n| self.marks.get(n));
         let low = mark(ordinal(since)).map_or(self.seal, |m| m.0);

@@ -239,6 +239,9 @@ impl Walk {
     /// taken for sound.
     pub(crate) fn skip_to(&mut self, offset: u64, epoch: u64) -> Result<bool> {
         assert!(epoch > self.epoch, "a walk goes back");
+        if !offset.is_multiple_of(8) {
+            return Ok(false);
+        }
         assert_eq!(self.offset, RECORDS, "a walk is moved on its way");
         assert!(!self.sealed, "a walk goes on behind the seal");
         let found = self.window.record(&self.header.salt, offset)?;

@@ -184,7 +184,9 @@ impl<'a> Scan<'a> {
         }
         let mut window = Window::open(self.vfs, &path)?;
         let Some(header) = window.header()? else {
-            return match self.judge(index, 0, name.first_epoch, Damage::Bytes, None)? {
+            // Its name may say anything.
+            let epoch = before.map_or(name.first_epoch, |before| before.epoch + 1);
+            return match self.judge(index, 0, epoch, Damage::Bytes, None)? {
                 Verdict::Torn => Ok(None),
                 _ => Err(self.no_header(index)),
             };
