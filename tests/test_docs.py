@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
@@ -39,9 +40,16 @@ DOCUMENTS = [p for p in [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.m
 def test_the_examples_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other in one namespace and an empty directory, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
+    # What an example sets up for its process must not reach other tests.
+    loggers = [logging.getLogger(), logging.getLogger("mmsb")]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "handlers", list(logger.handlers))
+    levels = [logger.level for logger in loggers]
     names: dict[str, object] = {"__name__": "__main__"}
     for line, code in blocks(document):
         exec(compile("\n" * (line - 1) + code, str(document), "exec"), names)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
     for value in names.values():
         if isinstance(value, mmsb.Bus):
             value.close()
