@@ -155,16 +155,13 @@ impl Past {
     }
 
     /// An epoch, page by page. Returns an engine that shows it, and the epoch of the checkpoint that it begins with.
-    pub(crate) fn open(self: &Arc<Past>, epoch: u64) -> Result<(Arc<Core>, Option<u64>)> {
-        match lazy::open(self, epoch) {
-            // What is damaged may not be needed: an older checkpoint and the log behind it say the same.
-            Err(error) if error.code == Code::Corruption => {
-                let replay = Replay::begin(&self.store, &Base::Store, epoch, self.max_memory)?;
-                replay.to(&self.store, epoch)?;
-                Ok((replay.core, None))
-            }
-            opened => opened,
+    pub(crate) fn open(self: &Arc<Past>, epoch: u64) -> Result<lazy::Opened> {
+        if let Some(opened) = lazy::open(self, epoch)? {
+            return Ok(opened);
         }
+        let replay = Replay::begin(&self.store, &Base::Store, epoch, self.max_memory)?;
+        replay.to(&self.store, epoch)?;
+        Ok((replay.core, None))
     }
 
     /// An epoch with all pages, of a fork of `parent` or of a store.

@@ -53,20 +53,40 @@ struct Shown {
     pages: BTreeMap<u64, Page>,
 }
 
-/// Opens an epoch that the store has. Returns an engine that shows it, and the epoch of the checkpoint that it begins
-/// with.
-pub(crate) fn open(past: &Arc<Past>, epoch: u64) -> Result<(Arc<Core>, Option<u64>)> {
-    let store = &past.store;
+/// An engine that shows an epoch, and the epoch of the checkpoint that it begins with.
+pub(crate) type Opened = (Arc<Core>, Option<u64>);
+
+/// Opens an epoch that the store has; none if something is damaged that an older checkpoint may make up for.
+pub(crate) fn open(past: &Arc<Past>, epoch: u64) -> Result<Option<Opened>> {
     let checkpoint = newest_checkpoint(past, epoch)?;
-    let from = checkpoint.as_ref().map(|reader| reader.head.epoch);
-    let mut parts = parts::open(past, from.unwrap_or(0), epoch)?;
+    let from = checkpoint.as_ref().map_or(0, |reader| reader.head.epoch);
+    let found = parts::open(past, from, epoch).and_then(|mut parts| {
+        let marks: Result<Vec<_>> = parts.iter_mut().map(Part::marks).collect();
+        Ok((parts, marks?.concat()))
+    });
+    let (parts, marks) = match found {
+        Err(error) if error.code == Code::Corruption => return Ok(None),
+        found => found?,
+    };
     if let Some(reader) = &checkpoint {
-        for part in &mut parts {
-            for mark in part.marks()?.iter().filter(|mark| mark.epoch == reader.head.epoch) {
-                checkpoint::check(&store.dir, reader.head.digest, mark)?;
-            }
+        for mark in marks.iter().filter(|mark| mark.epoch == from) {
+            checkpoint::check(&past.store.dir, reader.head.digest, mark)?;
         }
     }
+    match describe(past, epoch, checkpoint, parts) {
+        Err(error) if error.code == Code::Corruption => Ok(None),
+        described => described.map(Some),
+    }
+}
+
+/// An engine that knows all pages of an epoch and has the bytes of none.
+fn describe(
+    past: &Arc<Past>,
+    epoch: u64,
+    checkpoint: Option<Reader>,
+    mut parts: Vec<Part>,
+) -> Result<Opened> {
+    let from = checkpoint.as_ref().map(|reader| reader.head.epoch);
     let mut catalogue = Catalogue::begin(checkpoint.as_ref())?;
     for part in &mut parts {
         part.structure(&mut |commit| catalogue.apply(commit))?;

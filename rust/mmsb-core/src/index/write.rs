@@ -123,9 +123,13 @@ pub(super) fn build(store: &Store, name: SegmentName, least: u64) -> Result<Opti
         return Ok(None);
     }
     let (mut marks, mut pairs, mut seal) = (Vec::new(), Vec::new(), 0);
-    let no_memory = || {
-        let what = format!("no memory for the index of {}", name.file());
-        Error::new(Code::OutOfSpace, what)
+    let mut put = |key, at| {
+        if is_denied() || pairs.try_reserve(1).is_err() {
+            let what = format!("no memory for the index of {}", name.file());
+            return Err(Error::new(Code::OutOfSpace, what));
+        }
+        pairs.push((key, at));
+        Ok(())
     };
     loop {
         let (begin, number) = (walk.offset, walk.commits);
@@ -134,14 +138,9 @@ pub(super) fn build(store: &Store, name: SegmentName, least: u64) -> Result<Opti
                 if number.is_multiple_of(STRIDE) {
                     marks.push((begin, commit.time));
                 }
-                for key in keys(&commit) {
-                    if is_denied() || pairs.try_reserve(1).is_err() {
-                        return Err(no_memory());
-                    }
-                    pairs.push((key, begin));
-                }
+                keys(&commit).try_for_each(|key| put(key, begin))?;
             }
-            Step::Mark { .. } => pairs.push((MARKS, begin)),
+            Step::Mark { .. } => put(MARKS, begin)?,
             Step::Other => seal = begin,
             Step::Nothing => break,
             Step::Wrong(what) => return Err(walk.damage(what)),
