@@ -231,22 +231,25 @@ enum Base<'a> {
 #[derive(Debug)]
 struct Replay {
     core: Arc<Core>,
+    /// The checkpoint that it began with, and the digest of its state.
+    base: Option<(u64, u128)>,
 }
 
 impl Replay {
     /// Begins a replay that will go to `epoch`.
     fn begin(store: &Store, base: &Base<'_>, epoch: u64, max_memory: u64) -> Result<Replay> {
-        let core = match base {
-            Base::Fork(at) => Core::fork(at)?,
+        let (core, loaded) = match base {
+            Base::Fork(at) => (Core::fork(at)?, None),
             Base::Store => {
                 let fresh = || Core::new(BACKING, max_memory, false);
-                let core = fresh()?;
-                load_newest(store, usable(store, epoch)?, core, &fresh, &mut |_, _| {})?.0
+                load_newest(store, usable(store, epoch)?, fresh()?, &fresh, &mut |_, _| {})?
             }
         };
+        let digest = |at| Ok::<_, Error>((at, Snapshot::brief(&core).digest()?));
+        let base = loaded.map(digest).transpose()?;
         let is_past = core.epoch() <= epoch || planted(Defect::ReplayFromLaterBase);
         assert!(is_past, "a replay goes forward");
-        Ok(Replay { core })
+        Ok(Replay { core, base })
     }
 
     fn epoch(&self) -> u64 {
@@ -256,12 +259,25 @@ impl Replay {
     /// Applies the log up to `epoch` and shows it.
     fn to(&self, store: &Store, epoch: u64) -> Result<Snapshot> {
         let from = self.core.epoch() + 1;
-        let mut cursor = LogCursor::new(Arc::clone(&store.vfs), &store.dir, from, epoch, false)?;
+        // The mark of the checkpoint lies behind the commit that it is of.
+        let first = log::list(&*store.vfs, &store.dir)?.first().map(|name| name.first_epoch);
+        let base = self.base.filter(|&(at, _)| at + 1 == from && first.is_some_and(|e| e <= at));
+        let since = base.map_or(from, |(at, _)| at);
+        let vfs = Arc::clone(&store.vfs);
+        let mut cursor = LogCursor::new(vfs, &store.dir, since, epoch, false)?;
         while let Some(commit) = cursor.next_commit()? {
+            if commit.epoch < from {
+                continue;
+            }
             self.core
                 .replay(commit.epoch, commit.time, commit.ops)
                 .map_err(|e| at_record(e, &commit))?;
             assert_eq!(self.core.epoch(), commit.epoch, "a commit makes its epoch");
+        }
+        if let Some((at, digest)) = base {
+            for mark in cursor.marks.iter().filter(|mark| mark.epoch == at) {
+                checkpoint::check(&store.dir, digest, mark)?;
+            }
         }
         let snapshot = Snapshot::newest(&self.core)?;
         assert!(snapshot.epoch() + 1 >= from, "a replay goes forward");

@@ -517,3 +517,37 @@ fn a_reader_looks_again_when_a_file_went_away() {
     let error = read().unwrap_err();
     assert_eq!((error.code, error.detail.file), (Code::Storage, Some(first)));
 }
+
+/// A checkpoint of a copy of the store that lived on: sound in itself, and of another state than the log says.
+#[test]
+fn a_checkpoint_of_another_life() {
+    let (double, bus, digests) = nine();
+    let files = Arc::new(RamVfs::new());
+    let other = Bus::create_on(files.clone(), Path::new(DIR), &options()).unwrap();
+    let mut batch = Batch::new();
+    for epoch in 1..=5u64 {
+        batch.clear();
+        let name = format!("page {epoch}");
+        batch.create(epoch, &NewPage { shape: &[100], ..new(Some(&name), 100) });
+        other.commit(&mut batch, None, &how(epoch)).unwrap();
+    }
+    other.checkpoint().unwrap();
+    let path = checkpoint::path(Path::new(DIR), 5);
+    let file = files.open(&path, OpenKind::Read).unwrap();
+    let mut bytes = vec![0; file.size().unwrap() as usize];
+    read_full_at(&*file, 0, &mut bytes).unwrap();
+    double.unlink(&path).unwrap();
+    write_all_at(&*double.open(&path, OpenKind::CreateNew).unwrap(), 0, &bytes).unwrap();
+    let store = store(&bus, double.vfs());
+    let replay = Replay::begin(&store, &Base::Store, 7, 64 << 20).unwrap();
+    for error in [bus.snapshot_at(7).unwrap_err(), replay.to(&store, 7).unwrap_err()] {
+        assert_eq!((error.code, error.detail.epoch), (Code::Corruption, Some(5)), "{error}");
+        assert_eq!(error.detail.file.as_deref(), Some(&*path));
+    }
+    assert_eq!(bus.snapshot_at(4).unwrap().digest().unwrap(), digests[4]);
+    bus.close().unwrap();
+    for mode in [Mode::Read, Mode::ReadWrite] {
+        let opened = Bus::open_on(double.vfs(), Path::new(DIR), mode, &options(), &mut |_, _| {});
+        assert_eq!(opened.unwrap_err().code, Code::Corruption);
+    }
+}

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::reader::{Commit, Step, Walk, bad_header, commit_at, open_sparse};
+use super::recover::CheckpointMark;
 use super::segment::{self, SegmentHeader, SegmentName};
 use crate::error::{Error, Result};
 use crate::vfs::Vfs;
@@ -51,6 +52,8 @@ pub struct LogCursor {
     stand: Option<Stand>,
     /// Where the walk of one segment may begin.
     start: Option<Start>,
+    /// Checkpoint marks that were passed on the way.
+    pub(crate) marks: Vec<CheckpointMark>,
     reverse: bool,
     done: bool,
 }
@@ -107,6 +110,7 @@ impl LogCursor {
             segments,
             stand: None,
             start: None,
+            marks: Vec::new(),
             reverse,
             done,
         })
@@ -156,7 +160,7 @@ impl LogCursor {
             None => self.open_next()?,
         };
         loop {
-            match step_to_commit(&mut walk)? {
+            match step_to_commit(&mut walk, &mut self.marks)? {
                 Some((_, epoch)) if epoch < self.since => {}
                 Some(place) => {
                     assert_eq!(place.1, walk.epoch, "a walk stands at another commit");
@@ -185,7 +189,7 @@ impl LogCursor {
             let mut left = Vec::new();
             // What is behind the range may be half written; a segment with another behind it is read to its end.
             while after.is_some() || walk.epoch < self.until {
-                match step_to_commit(&mut walk)? {
+                match step_to_commit(&mut walk, &mut self.marks)? {
                     Some((_, epoch)) if epoch < self.since => {}
                     Some(place) => left.push(place),
                     None if after.is_none() => return Err(walk.damage(MISSING)),
@@ -241,11 +245,14 @@ fn at(walk: &mut Walk, offset: u64, epoch: u64) -> Result<Commit<'_>> {
 }
 
 /// Walks to the next commit of a segment and says its offset and epoch; `None` at the segment's end.
-fn step_to_commit(walk: &mut Walk) -> Result<Option<(u64, u64)>> {
+fn step_to_commit(walk: &mut Walk, marks: &mut Vec<CheckpointMark>) -> Result<Option<(u64, u64)>> {
     loop {
         match walk.step()? {
             Step::Commit(commit) => return Ok(Some((commit.offset, commit.epoch))),
-            Step::Mark { .. } | Step::Other => {}
+            Step::Mark { epoch, digest, size } => {
+                marks.push(CheckpointMark { epoch, digest, size });
+            }
+            Step::Other => {}
             Step::Nothing => return Ok(None),
             Step::Wrong(what) => return Err(walk.damage(what)),
         }

@@ -96,7 +96,9 @@ impl<'a> Scan<'a> {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<End> {
         let next = self.from_epoch.saturating_add(1);
-        let mut start = self.names.partition_point(|n| n.first_epoch <= next).saturating_sub(1);
+        // The mark of a checkpoint lies behind the commit that it is of.
+        let from = self.from_epoch.max(1);
+        let mut start = self.names.partition_point(|n| n.first_epoch <= from).saturating_sub(1);
         // Until a sync has reached the last segment, the one before may have lost its end with the power. The first
         // segment is durable before it has a name.
         let unproven = self.meta.durable.seq < self.names[start].seq;
