@@ -80,7 +80,7 @@ pub struct LogIter {
 
 #[derive(Debug)]
 enum Reading {
-    All(LogCursor),
+    All(Box<LogCursor>),
     Some(Query),
 }
 
@@ -99,7 +99,7 @@ impl LogIter {
                 // What is wrong with that segment is met on the way.
                 let start =
                     if since <= until { indexes.start(since).unwrap_or(None) } else { None };
-                Reading::All(cursor.beginning_at(start))
+                Reading::All(Box::new(cursor.beginning_at(start)))
             }
             false => {
                 let (indexes, wanted) = (Arc::clone(indexes), wanted.clone());

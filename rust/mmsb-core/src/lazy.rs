@@ -17,6 +17,7 @@ mod parts;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, OnceLock};
 
 use self::catalogue::Catalogue;
@@ -198,15 +199,17 @@ impl Lazy {
         assert!(stop <= slot.len || planted(Defect::ReplayFromLaterBase), "bytes behind a page");
         let mut shown = lock(&self.shown);
         let Shown { parts, pages } = &mut *shown;
-        if !pages.contains_key(&id) {
-            let place = self.places.binary_search_by_key(&id, |place| place.id).ok();
-            let place = place.map(|at| self.places[at]);
-            let from = self.checkpoint.as_ref().map_or(0, |reader| reader.head.epoch);
-            let epochs = (from, self.epoch);
-            let page = Page::begin(core, id, slot, place, epochs, self.checkpoint.as_ref(), parts)?;
-            pages.insert(id, page);
-        }
-        let Some(page) = pages.get_mut(&id) else { return Ok(*slot) };
+        let page = match pages.entry(id) {
+            Entry::Occupied(page) => page.into_mut(),
+            Entry::Vacant(page) => {
+                let place = self.places.binary_search_by_key(&id, |place| place.id).ok();
+                let place = place.map(|at| self.places[at]);
+                let from = self.checkpoint.as_ref().map_or(0, |reader| reader.head.epoch);
+                let epochs = (from, self.epoch);
+                let reader = self.checkpoint.as_ref();
+                page.insert(Page::begin(core, id, slot, place, epochs, reader, parts)?)
+            }
+        };
         page.need(core.mem(), self.checkpoint.as_ref(), start, stop)?;
         Ok(page.slot)
     }
