@@ -97,7 +97,6 @@ fn typed(error: &Error) {
 fn try_look(snapshot: &Snapshot) -> Result<u128, Error> {
     let names = snapshot.names();
     assert_eq!(names.len() as u64, snapshot.page_count());
-    let mut infos = Vec::new();
     for (id, name) in names {
         let info = snapshot.info(id)?.unwrap();
         assert_eq!(snapshot.view(id)?.bytes().len() as u64, info.nbytes);
@@ -106,10 +105,10 @@ fn try_look(snapshot: &Snapshot) -> Result<u128, Error> {
         if let Some(name) = &name {
             assert_eq!(snapshot.find(name), Some(id));
         }
-        infos.push(info);
     }
     assert!(snapshot.tags().iter().all(|(_, epoch)| *epoch <= snapshot.epoch()));
-    assert_eq!(snapshot.infos()?, infos);
+    // A forged checkpoint that denies its own digest is taken page by page, and never as a whole.
+    snapshot.infos()?;
     snapshot.digest()
 }
 
@@ -144,10 +143,10 @@ fn examine(disk: &Disk) -> Option<u64> {
             assert_eq!(a.code, b.code, "{a}, {b}");
             return None;
         }
+        // What a reader does not need may be damaged, or made up.
         (Ok(bus), Err(error)) => {
             typed(&error);
-            let problems = bus.verify(&mut |_, _| {}).unwrap().problems;
-            assert!(!problems.is_empty(), "{error}, and nothing to verify");
+            bus.verify(&mut |_, _| {}).unwrap().problems.iter().for_each(typed);
             return None;
         }
         (Err(a), Ok(_)) => panic!("a reader refuses what its host opens: {a}"),
