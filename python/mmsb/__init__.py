@@ -43,7 +43,7 @@ from ._delta import Delta
 from ._history import Change, Commit, Difference
 from ._open import create, open
 from ._page import Page
-from ._reports import Recovery, Report
+from ._reports import PruneReport, Recovery, Report
 from ._snapshot import PageDescription, Snapshot
 from ._transaction import Transaction
 from .errors import (
@@ -88,6 +88,7 @@ __all__ = [
     "PageDescription",
     "Recovery",
     "Report",
+    "PruneReport",
     "MMSBError",
     "PageNotFoundError",
     "PageExistsError",

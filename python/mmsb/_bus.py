@@ -14,7 +14,7 @@ from . import _core, _logging, _resolve, _transaction
 from ._create import NewPage, new_page
 from ._metadata import how
 from ._page import Page
-from ._reports import Recovery, Report
+from ._reports import PruneReport, Recovery, Report
 from ._resolve import EpochLike, PageLike
 from ._timeline import Timeline
 from ._transaction import Transaction
@@ -388,31 +388,58 @@ class Bus(Timeline, Mapping[str, Page]):
         about = how(source, meta, durability)
         return self._core.write_many(pages, starts, np.ascontiguousarray(data), *about)[0]
 
-    def fork(self, epoch: EpochLike | None = None) -> Bus:
-        """Make an independent bus in memory that begins with an epoch and shares its memory.
+    def fork(
+        self, epoch: EpochLike | None = None, *, path: str | os.PathLike[str] | None = None
+    ) -> Bus:
+        """Make an independent bus that begins with an epoch, in memory or in a directory.
+
+        Without `path` it shares the memory of this bus and costs microseconds. With `path` it is a
+        new store: its first file is a checkpoint of the epoch, its log begins behind it, and it
+        knows which store and epoch it comes from. It has the tags that there were, and the next id.
+        Older epochs are this bus' alone.
 
         Parameters
         ----------
         epoch : int, str, Commit or Snapshot, optional
-            The epoch; the newest one unless given. Older epochs are this bus' alone.
+            The epoch; the newest one unless given.
+        path : str or path-like, optional
+            A directory that is not there or empty, outside of the store.
 
         Returns
         -------
         Bus
-            It has handles of its own, as in ``fork["pos"]``; those of this bus raise there.
+            It has handles of its own, as in ``fork["pos"]``; those of this bus raise there. One in
+            a directory is open as with ``mode="r+"``, with the durability of this bus ("disk" if
+            this one is in memory).
+
+        Raises
+        ------
+        EpochNotFoundError
+            There is no such epoch, or it was let go.
+        BusExistsError
+            There is a bus at `path`.
+        ArgumentError
+            `path` holds other files or lies in the store.
+        StorageError
+            The store could not be written; nothing that opens is left of it.
 
         Examples
         --------
-        >>> import mmsb
+        >>> import mmsb, tempfile
         >>> bus = mmsb.Bus()
         >>> x = bus.create_page("x", data=[1])
         >>> what_if = bus.fork()
         >>> what_if["x"] = 5
         >>> x[0], what_if["x"][0], what_if.epoch
         (np.int64(1), np.int64(5), 2)
+        >>> with tempfile.TemporaryDirectory() as d, bus.fork(1, path=d + "/b.mmsb") as branch:
+        ...     print(branch.epoch, branch["x"].read(), branch.digest() == bus.digest(1))
+        1 [1] True
         """
         _logging.follow()
-        return Bus._of(self._core.fork(self._state(epoch)))
+        if path is None:
+            return Bus._of(self._core.fork(self._state(epoch)))
+        return Bus._of(self._core.fork_to(self._state(epoch), _resolve.path_text(path)))
 
     def checkpoint(self) -> int:
         """Write a checkpoint of the newest epoch, so that the bus opens faster.
@@ -475,6 +502,81 @@ class Bus(Timeline, Mapping[str, Page]):
         """
         _logging.follow()
         return self._core.backup(_resolve.path_text(path), progress)
+
+    def prune(
+        self,
+        *,
+        log_since: EpochLike | None = None,
+        checkpoints: SupportsIndex | None = None,
+        every: SupportsIndex | None = None,
+        dry_run: bool = False,
+    ) -> PruneReport:
+        """Let go of old history, so that the store takes less disk. Nothing else ever does.
+
+        The log from `log_since` on stays, so every epoch from there on opens. It is cut at whole
+        files: it begins with the newest sound checkpoint that is not after `log_since`, or with one
+        that is made of that epoch. Of the epochs before, those stay that have a checkpoint which is
+        kept: all tagged ones, for which checkpoints are made first, and those that `checkpoints`
+        and `every` name. All others raise :class:`EpochNotFoundError` from then on.
+
+        Every byte of the checkpoint that the log is to begin with is read and checked before
+        anything goes. A crash at any moment leaves a store that opens. Open snapshots and arrays
+        stay as they are. Without any of the first three parameters nothing is let go; what an
+        interrupted call left is removed.
+
+        Parameters
+        ----------
+        log_since : int, str, Commit or Snapshot, optional
+            The first epoch of which all must stay; the log stays as it is unless given.
+        checkpoints : int, optional
+            Keep so many of the checkpoints before the log, the newest; tagged ones do not count.
+        every : int, optional
+            Of these checkpoints keep for each multiple of this number the newest that is not after
+            it.
+        dry_run : bool, optional
+            Tell what would go, and change nothing.
+
+        Returns
+        -------
+        PruneReport
+            What went.
+
+        Raises
+        ------
+        EpochNotFoundError
+            `log_since` is beyond the newest epoch.
+        ArgumentError
+            A number is out of range, the bus is in memory, or a backup of it is being made.
+        ReadOnlyError
+            The bus was opened with mode "r".
+        CorruptionError
+            What is to stay is damaged; nothing went.
+        StorageError
+            A file could not be written, synced or removed. Nothing went that is to stay.
+
+        Examples
+        --------
+        >>> import mmsb, tempfile
+        >>> with tempfile.TemporaryDirectory() as d, mmsb.create(d + "/sim.mmsb") as bus:
+        ...     x = bus.create_page("x", data=[0])
+        ...     for step in range(1, 10):
+        ...         x[0] = step
+        ...     tagged = bus.tag("good", 4)
+        ...     report = bus.prune(log_since=8)
+        ...     print(report.checkpoints, report.epochs, report.oldest)
+        ...     print(bus.snapshot("good")["x"], bus.snapshot(8)["x"])
+        (4, 8) ((0, 4), (5, 8)) 4
+        [3] [7]
+        """
+        _logging.follow()
+        core = self._core
+        since = None if log_since is None else _resolve.epoch_number(core, log_since)
+        last = _resolve.count(checkpoints, "checkpoints", 0)
+        files, size, made, epochs, oldest = core.prune(
+            since, last, _resolve.count(every, "every", 1), bool(dry_run)
+        )
+        paths = tuple((Path(file), n) for file, n in files)
+        return PruneReport(paths, size, tuple(made), tuple(epochs), oldest)
 
     def verify(self, progress: Progress | None = None) -> Report:
         """Read and check every byte of the log, the indexes and the checkpoints.

@@ -52,7 +52,7 @@ class Timeline:
         Raises
         ------
         EpochNotFoundError
-            There is no such epoch.
+            There is no such epoch, or it was let go by :meth:`Bus.prune`.
 
         Examples
         --------
@@ -213,6 +213,8 @@ class Timeline:
         ------
         TagExistsError
             The name is taken.
+        EpochNotFoundError
+            There is no such epoch, or it was let go.
 
         Examples
         --------
@@ -226,6 +228,8 @@ class Timeline:
         """
         about = how(source, meta, durability)
         number = self._core.epoch if epoch is None else _resolve.epoch_number(self._core, epoch)
+        if number < self._core.epoch:
+            self._core.check_epoch(number)
         batch = _core.Batch()
         batch.tag(check_name(name, "tag name"), number, bool(move))
         return commit(self._core, batch, about)

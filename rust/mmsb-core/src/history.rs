@@ -11,7 +11,7 @@ use crate::arena::Backing;
 use crate::core::Core;
 use crate::delta::{Op, Ops};
 use crate::index::{Indexes, Query, Wanted};
-use crate::log::{self, LogCursor, OwnedCommit};
+use crate::log::{self, LogBase, LogCursor, OwnedCommit};
 use crate::museum::{Defect, planted};
 use crate::snapshot::Snapshot;
 use crate::vfs::Vfs;
@@ -23,6 +23,53 @@ pub(crate) struct Store {
     pub(crate) vfs: Arc<dyn Vfs>,
     pub(crate) dir: PathBuf,
     pub(crate) uuid: [u8; 16],
+}
+
+impl Store {
+    /// Where its log begins now; another process may prune it.
+    pub(crate) fn base(&self) -> Result<LogBase> {
+        log::base(&*self.vfs, &self.dir)
+    }
+
+    /// Fails for an epoch that was let go: it lies before the base and has no checkpoint of its own.
+    pub(crate) fn check_kept(&self, epoch: u64) -> Result<LogBase> {
+        let base = self.base()?;
+        if epoch >= base.epoch {
+            return Ok(base);
+        }
+        let known = checkpoint::list(&*self.vfs, &self.dir)?;
+        if known.contains(&epoch) {
+            return Ok(base);
+        }
+        let parent = log::read_meta(&*self.vfs, &self.dir)?.parent;
+        let what = match parent.map(|parent| parent.epoch).filter(|&forked| epoch < forked) {
+            Some(forked) => {
+                format!("epoch {epoch} is older than this fork of epoch {forked}; ask its parent")
+            }
+            None => {
+                let oldest = known.first().map_or(base.epoch, |&first| first.min(base.epoch));
+                format!("epoch {epoch} was let go; the oldest that opens is {oldest}")
+            }
+        };
+        Err(Error::new(Code::EpochNotFound, what))
+    }
+
+    /// No checkpoint from epoch `least` on was sound, the newest among them is `newest`. That is damage if the log does
+    /// not begin with the first epoch.
+    pub(crate) fn needs(&self, least: u64, newest: Option<u64>) -> Result<()> {
+        if least == 0 {
+            return Ok(());
+        }
+        let epoch = newest.unwrap_or(least);
+        let what = match newest {
+            Some(_) => "the checkpoint is damaged",
+            None => "the checkpoint is missing",
+        };
+        let what = format!(
+            "{what}, and the log before epoch {least} was let go: nothing else has its state"
+        );
+        Err(Error::corruption(&checkpoint::path(&self.dir, epoch), None, Some(epoch), what))
+    }
 }
 
 /// A commit of the log.
@@ -147,12 +194,19 @@ impl Replay {
             Base::Store => {
                 let fresh = || Core::new(BACKING, max_memory, false);
                 let core = fresh()?;
+                let least = store.check_kept(epoch)?.epoch.min(epoch);
                 let known = checkpoint::list(&*store.vfs, &store.dir)?;
-                let usable = known
-                    .into_iter()
-                    .rev()
-                    .filter(|&at| at <= epoch || planted(Defect::ReplayFromLaterBase));
-                load_newest(store, usable, core, &fresh, &mut |_, _| {})?.0
+                let usable = || {
+                    let past = |at: &u64| *at <= epoch || planted(Defect::ReplayFromLaterBase);
+                    known.iter().rev().copied().filter(move |at| *at >= least && past(at))
+                };
+                let (core, from) = load_newest(store, usable(), core, &fresh, &mut |_, _| {})?;
+                if from.is_none() {
+                    // It may have been pruned meanwhile.
+                    store.check_kept(epoch)?;
+                    store.needs(least, usable().next())?;
+                }
+                core
             }
         };
         let is_past = core.epoch() <= epoch || planted(Defect::ReplayFromLaterBase);

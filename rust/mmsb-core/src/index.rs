@@ -17,7 +17,7 @@ mod exact_tests;
 mod tests;
 
 pub(crate) use query::Query;
-pub(crate) use write::{Indexes, verify};
+pub(crate) use write::{Indexes, before, verify};
 
 use std::path::{Path, PathBuf};
 

@@ -11,7 +11,7 @@ use crate::core::Core;
 use crate::history::{BACKING, Store};
 use crate::index::Indexes;
 use crate::keeper::Keeper;
-use crate::log::{self, Log, LogOptions, OpenMode, Position};
+use crate::log::{self, Log, LogOptions, OpenMode, Parent, Position};
 use crate::sequence::Durability;
 use crate::snapshot::Snapshot;
 use crate::sync::{Mutex, lock};
@@ -56,7 +56,7 @@ impl std::str::FromStr for Mode {
     }
 }
 
-/// A host takes files away, torn or thinned ones, that a reader has just seen in the directory: so often it looks again.
+/// A host takes files away, torn, thinned or pruned ones, that a reader has just seen in the directory: so often it looks again.
 const LOOKS: usize = 16;
 
 /// Options of a bus.
@@ -181,6 +181,40 @@ impl Bus {
         Ok(Bus::assemble(core, store, Mode::ReadWrite, false, durability, max_memory, None))
     }
 
+    /// A new store behind a file system that begins with what a snapshot of the store `parent` shows.
+    pub(crate) fn branch(
+        vfs: Arc<dyn Vfs>,
+        dir: &Path,
+        at: &Snapshot,
+        parent: [u8; 16],
+        options: &Options,
+    ) -> Result<Bus> {
+        let (max_memory, epoch) = (max_memory(options)?, at.epoch());
+        let durability = options.durability.unwrap_or(Durability::Disk);
+        let core = Core::new(BACKING, max_memory, true)?;
+        let time = (epoch > 0).then(|| at.time());
+        let opts = LogOptions { base_epoch: epoch, time, ..log_options(options, durability) };
+        // What is read back is what is shown, so all of it was checked before there is a store.
+        let mut fill = |uuid| {
+            if epoch == 0 {
+                return Ok(());
+            }
+            checkpoint::write(&*vfs, dir, uuid, at, false)?;
+            let names = checkpoint::install(&*vfs, dir, epoch)?;
+            checkpoint::sync_names(&*names, dir)?;
+            checkpoint::load(&*vfs, dir, epoch, uuid, &core, &mut |_, _| {})
+        };
+        let parent = Parent { uuid: parent, epoch };
+        let log = Log::fork(Arc::clone(&vfs), dir, opts, parent, &mut fill)?;
+        assert_eq!(core.epoch(), epoch, "a fork begins with its parent's epoch");
+        core.durable.store(epoch, Ordering::Release);
+        let store = Store { vfs, dir: dir.to_path_buf(), uuid: log.meta().uuid };
+        lock(&core.sequencer).log = Some(log);
+        trace::fork(epoch);
+        trace::create(dir, durability.as_str());
+        Ok(Bus::assemble(core, store, Mode::ReadWrite, false, durability, max_memory, None))
+    }
+
     /// Opens a store. `progress` is told bytes done and bytes in all.
     pub fn open(
         dir: &Path,
@@ -200,8 +234,10 @@ impl Bus {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Bus> {
         for _ in 0..LOOKS {
+            let base = log::base(&*vfs, dir);
+            let moved = || log::base(&*vfs, dir).ok() != base.as_ref().ok().copied();
             match Bus::open_once(Arc::clone(&vfs), dir, mode, options, progress) {
-                Err(error) if mode == Mode::Read && error.is_missing() => {}
+                Err(error) if mode == Mode::Read && (error.is_missing() || moved()) => {}
                 opened => return opened,
             }
         }
@@ -238,9 +274,14 @@ impl Bus {
         let durability = options.durability.unwrap_or(durability_of(meta.durability));
         let store = Store { vfs, dir: dir.to_path_buf(), uuid: meta.uuid };
         let fresh = || Core::new(BACKING, max_memory, mode != Mode::Read);
+        let least = meta.base.epoch;
         let known = checkpoint::list(&*store.vfs, dir)?;
+        let usable = || known.iter().rev().copied().filter(|&at| at >= least);
         let (core, checkpoint_epoch) =
-            history::load_newest(&store, known.into_iter().rev(), fresh()?, &fresh, progress)?;
+            history::load_newest(&store, usable(), fresh()?, &fresh, progress)?;
+        if checkpoint_epoch.is_none() {
+            store.needs(least, usable().next())?;
+        }
         let from = checkpoint_epoch.unwrap_or(0);
         let digest = checkpoint_epoch.map(|_| Snapshot::brief(&core).digest());
         let opts = log_options(options, durability);
@@ -311,6 +352,7 @@ impl Bus {
             closed: AtomicBool::new(false),
             replay: Mutex::new(None),
             checkpointing: Mutex::new(None),
+            backups: Mutex::new(0),
             keeper: Keeper::new(log, pages),
             read_end,
         })

@@ -104,6 +104,8 @@ events! {
         index_failed(file: &Path, error: &str);
     INFO "mmsb.backup.done" "a copy of the store was made"
         backup_done(path: &Path, epoch: u64);
+    INFO "mmsb.prune" "history that was not to be kept was let go"
+        prune(path: &Path, oldest: u64, files: u64, bytes: u64);
     ERROR "mmsb.verify.problem" "verify found damage"
         verify_problem(file: &Path, offset: Option<u64>, epoch: Option<u64>, error: &str);
 }

@@ -311,6 +311,8 @@ fn a_first_segment_without_a_header() {
         generation: 0,
         durable: Position::default(),
         durable_epoch: 0,
+        base: LogBase::default(),
+        parent: None,
     };
     MetaSlots::create(&vfs, dir(), meta).unwrap();
     let path = dir().join("log/0000000000000000-0000000000000001.mlog");

@@ -148,6 +148,7 @@ pub fn open(
     segment::make_dirs(&*vfs, dir)?;
     let mut slots = MetaSlots::open(&*vfs, dir, meta.clone())?;
     slots.repair(&*vfs)?;
+    slots.rebase(&*vfs, meta.base)?;
     let repair = Repair { vfs: &*vfs, dir, names: &names, proven, found: &mut found };
     let state = repair.run(end)?;
     assert!(state.end >= found.end, "a repair made the log shorter");
@@ -156,6 +157,7 @@ pub fn open(
         slots.write(state.end, state.epoch)?;
         slots.sync()?;
     }
+    segment::remove_leftovers(&*vfs, dir, meta.base.seq)?;
     Ok((Some(Log::resume(vfs, dir, opts, lock, slots, state)?), found))
 }
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::Position;
 use super::record::u64_at;
+use super::{Position, meta};
 use crate::error::{Code, Error, Result};
 use crate::hash::h64;
 use crate::museum::{Defect, planted};
@@ -151,15 +151,24 @@ impl SegmentName {
     }
 }
 
-/// The segments of a store in order. A gap in the sequence is damage.
+/// The segments of a store in order, from its base on. A gap in the sequence is damage.
 pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<SegmentName>> {
+    Ok(list_both(vfs, dir, meta::base(vfs, dir)?.seq)?.0)
+}
+
+/// The segments of a store in order, from number `base` on, and what is left of those before it.
+pub(crate) fn list_both(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    base: u64,
+) -> Result<(Vec<SegmentName>, Vec<SegmentName>)> {
     let log = log_dir(dir);
     let names = match vfs.list(&log) {
         // A creation that was interrupted may have lost the directory.
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Vec::new(),
         listed => listed.map_err(|e| Error::storage(&log, &e, "list"))?,
     };
-    let mut found: Vec<SegmentName> = Vec::new();
+    let (mut found, mut leftover): (Vec<SegmentName>, Vec<SegmentName>) = Default::default();
     for name in names.iter().filter(|name| name.ends_with(EXTENSION)) {
         let path = log.join(name);
         let Some(segment) = SegmentName::parse(name) else {
@@ -168,8 +177,12 @@ pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<SegmentName>> {
         if segment.first_epoch == 0 || segment.first_epoch > MAX_EPOCH {
             return Err(Error::corruption(&path, None, None, "no segment begins with this epoch"));
         }
+        if segment.seq < base {
+            leftover.push(segment);
+            continue;
+        }
         let previous = found.last();
-        let expected = previous.map_or(0, |p| p.seq + 1);
+        let expected = previous.map_or(base, |p| p.seq + 1);
         if segment.seq != expected {
             let what = format!("the segment with number {expected} before it is missing");
             return Err(Error::corruption(&path, None, previous.map(|p| p.first_epoch), what));
@@ -184,7 +197,21 @@ pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<SegmentName>> {
         }
         found.push(segment);
     }
-    Ok(found)
+    Ok((found, leftover))
+}
+
+/// Removes what is left of the segments before the base, which both slots have. A power loss may bring a name back.
+pub(crate) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, base: u64) -> Result<()> {
+    let log = log_dir(dir);
+    let (_, leftover) = list_both(vfs, dir, base)?;
+    for name in &leftover {
+        let path = log.join(name.file());
+        vfs.unlink(&path).map_err(|e| Error::storage(&path, &e, "remove"))?;
+    }
+    if leftover.is_empty() {
+        return Ok(());
+    }
+    vfs.sync_dir(&log).map_err(|e| Error::storage(&log, &e, "sync"))
 }
 
 /// Makes the directories of a store; those that are there are fine.
@@ -257,6 +284,13 @@ impl Gate {
     /// Makes the names of all segments durable, where no writer can have failed yet.
     pub(crate) fn sync_names(&self) -> Result<()> {
         self.names.sync().map_err(|e| Error::storage(&self.log, &e, "sync"))
+    }
+
+    /// Makes durable that names are gone. A failure is final like that of any other sync.
+    pub(crate) fn sync_removed(&self) -> Result<()> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check()?;
+        self.sync_names().inspect_err(|error| _ = self.failure.set(error.clone()))
     }
 
     /// Fails if a sync has failed.

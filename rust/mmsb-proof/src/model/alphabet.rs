@@ -42,6 +42,9 @@ pub fn alphabet() -> Vec<Act> {
         Act::CheckpointDuring { call: 2, page: 0, byte: 9 },
         Act::CheckpointDuring { call: 5, page: 0, byte: 10 },
         Act::Backup,
+        Act::ForkTo { back: 1, byte: 6 },
+        Act::Prune { since: Some(0), checkpoints: None, every: None },
+        Act::Prune { since: Some(1), checkpoints: Some(1), every: Some(2) },
         Act::Sync,
         Act::Reopen,
     ]
@@ -94,9 +97,16 @@ pub fn random_act(rng: &mut Rng) -> Act {
         24 => Act::Travel { back: byte(rng) },
         25 => Act::Checkpoint,
         26 => Act::CheckpointUnasked,
+        // What takes no number of its own leaves all that follow as they were.
+        27 if page % 3 == 0 => Act::ForkTo { back: page / 3, byte: page },
         27 => Act::Backup,
         28 => Act::CheckpointDuring { call: rng.below(12) as u8, page, byte: byte(rng) },
-        29 | 30 => Act::Sync,
+        29 => Act::Sync,
+        30 => Act::Prune {
+            since: (page % 8 != 0).then_some(page / 8),
+            checkpoints: (page % 3 != 0).then_some(page % 3 - 1),
+            every: (page % 5 == 0).then_some(page % 7),
+        },
         _ => Act::Reopen,
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use mmsb_core::vfs::{RamVfs, Vfs};
 use mmsb_core::{Bus, Code, Durability, How, Mode, Result};
 
 use super::{Driver, Ledger, Place, expect, of_storage};
@@ -34,8 +33,10 @@ impl Driver {
         let durable = self.bus.durable_epoch();
         // What will be known during the commit and after it has its place before either comes about.
         let mark = self.ledgers.len() as u64;
-        self.ledgers.push(Ledger { told: before, durable, submitted: Some(next.clone()) });
-        self.ledgers.push(Ledger { told: before + 1, durable, submitted: None });
+        let opens = self.must.clone();
+        let (submitted, later) = (Some(next.clone()), opens.clone());
+        self.ledgers.push(Ledger { told: before, durable, submitted, opens });
+        self.ledgers.push(Ledger { told: before + 1, durable, submitted: None, opens: later });
         let made = Arc::new(Mutex::new(None));
         let (bus, vfs, place, told) =
             (self.bus.clone(), sim.clone(), self.place.clone(), made.clone());
@@ -93,6 +94,8 @@ impl Driver {
         } else {
             assert_eq!(self.bus.recovery().unwrap().torn_bytes, 0);
         }
+        self.accept_what_opens()?;
+        self.note(None);
         self.check_head()
     }
 
@@ -116,20 +119,7 @@ impl Driver {
 
     /// Copies the store; the copy shows the same history, and makes the same epochs from then on.
     pub(super) fn backup(&mut self) -> Result<()> {
-        let ram: Arc<dyn Vfs> = Arc::new(RamVfs::new());
-        let (vfs, dir) = match &self.place {
-            Some(place) => (place.vfs.clone(), place.dir.clone()),
-            None => (ram, "/s".into()),
-        };
-        let mut number = 0;
-        let to = loop {
-            let to = dir.with_extension(format!("{BACKUP}{number}"));
-            match vfs.exists(&to) {
-                Ok(true) => number += 1,
-                Ok(false) => break to,
-                Err(_) => return Ok(()),
-            }
-        };
+        let Some((vfs, to)) = self.free_place(BACKUP) else { return Ok(()) };
         assert_eq!(self.bus.backup_on(&*vfs, &to, &mut |_, _| {})?, self.epoch());
         check_backup(&vfs, &to, Mode::Read, &self.history).map_err(|what| match what {
             Ok(error) => error,
@@ -148,15 +138,11 @@ impl Driver {
         // Each step backward is a rebuild, so long histories take larger ones.
         let backward = (0..epochs).rev().step_by(3.max(epochs / 25));
         for epoch in (0..epochs).chain(backward) {
-            let snapshot = self.bus.snapshot_at(epoch as u64).unwrap();
-            check_snapshot(&snapshot, &self.history[epoch]);
-            if let Some(&digest) = self.digests.get(epoch) {
-                assert_eq!(snapshot.digest(), digest);
-            }
+            self.open_epoch(epoch).unwrap();
         }
         let log = self.bus.log(0, u64::MAX, false).unwrap();
         let log: Vec<u64> = log.map(|c| c.unwrap().epoch()).collect();
-        assert_eq!(log, (1..epochs as u64).collect::<Vec<_>>());
+        assert_eq!(log, (self.must.base + 1..epochs as u64).collect::<Vec<_>>());
         check_queries(&self.bus).unwrap();
         let problems = self.bus.verify(&mut |_, _| {}).unwrap().problems;
         assert!(problems.is_empty(), "{problems:?}");
