@@ -1,5 +1,8 @@
 //! How a bus comes to be: in memory, in a new directory, or out of one by recovery.
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -425,9 +425,7 @@ impl Core {
         let PruneReport { files, bytes, checkpoints, let_go, oldest } = report;
         let files = files
             .into_iter()
-            .map(|(path, size)| {
-                Ok((path.as_os_str().into_pyobject(py)?.into_any().unbind(), size))
-            })
+            .map(|(path, size)| Ok((path.as_os_str().into_pyobject(py)?.into_any().unbind(), size)))
             .collect::<PyResult<_>>()?;
         Ok((files, bytes, checkpoints, let_go, oldest))
     }

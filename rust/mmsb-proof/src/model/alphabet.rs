@@ -104,7 +104,7 @@ pub fn random_act(rng: &mut Rng) -> Act {
         29 => Act::Sync,
         30 => Act::Prune {
             since: (page % 8 != 0).then_some(page / 8),
-            checkpoints: (page % 3 != 0).then_some(page % 3 - 1),
+            checkpoints: (page % 3).checked_sub(1),
             every: (page % 5 == 0).then_some(page % 7),
         },
         _ => Act::Reopen,
