@@ -15,7 +15,6 @@ use crate::keeper::{self, Keeper};
 use crate::log::{self, Log, Position};
 use crate::museum::{Defect, planted};
 use crate::open::{Mode, Options, Recovery, Report, absolute, durability_code};
-use crate::prune::{self, Keep, PruneReport};
 use crate::sequence::{Build, Committed, Durability, How};
 use crate::snapshot::{Pin, Snapshot};
 use crate::sync::{Mutex, lock};
@@ -64,7 +63,6 @@ impl Bus {
         Bus(Arc::new(inner))
     }
 
-    #[cfg(test)]
     pub(crate) fn inner(&self) -> &Inner {
         &self.0
     }
@@ -124,7 +122,7 @@ impl Bus {
     }
 
     #[inline]
-    fn writable(&self) -> Result<&Arc<Core>> {
+    pub(crate) fn writable(&self) -> Result<&Arc<Core>> {
         let core = self.alive()?;
         if self.0.mode == Mode::Read {
             return Err(Error::new(
@@ -265,40 +263,6 @@ impl Bus {
         Bus::on_ram(core, &Options::default(), self.0.max_memory)
     }
 
-    /// A new store in a directory that is empty or not there, which begins with what a snapshot shows; its host.
-    pub fn fork_to(&self, at: &Snapshot, dir: &Path) -> Result<Bus> {
-        // The durability of a bus in memory says nothing about one in a directory.
-        let durability = if self.0.in_memory { Durability::Disk } else { self.0.durability };
-        let (durability, max_memory) = (Some(durability), Some(self.0.max_memory));
-        let options = Options { durability, max_memory, ..Options::default() };
-        self.fork_to_on(Arc::new(OsVfs), at, dir, &options)
-    }
-
-    /// The same, behind a file system and with options of its own.
-    pub fn fork_to_on(
-        &self,
-        vfs: Arc<dyn Vfs>,
-        at: &Snapshot,
-        dir: &Path,
-        options: &Options,
-    ) -> Result<Bus> {
-        self.alive()?;
-        let (dir, store) = (absolute(dir)?, &self.0.store);
-        if !self.0.in_memory && dir == store.dir {
-            let mut error = Error::new(
-                Code::BusExists,
-                format!("{} already holds this bus; fork it elsewhere", dir.display()),
-            );
-            error.detail.file = Some(dir);
-            return Err(error);
-        }
-        if !self.0.in_memory && dir.starts_with(&store.dir) {
-            let what = format!("{} lies in the store that is to be forked", dir.display());
-            return Err(Error::new(Code::Argument, what));
-        }
-        Bus::branch(vfs, &dir, at, store.uuid, options)
-    }
-
     /// Fails for an epoch that does not open.
     pub fn check_epoch(&self, epoch: u64) -> Result<()> {
         let core = self.alive()?;
@@ -307,16 +271,6 @@ impl Bus {
             None => self.0.store.check_kept(epoch).map(drop),
             Some(_) => Ok(()),
         }
-    }
-
-    /// Lets history go that is not to be kept; see [`Keep`]. Nothing else ever does.
-    pub fn prune(&self, keep: &Keep) -> Result<PruneReport> {
-        self.writable()?;
-        if self.0.in_memory {
-            let what = "a bus in memory has no files to prune; its log is its history";
-            return Err(Error::new(Code::Argument, what));
-        }
-        prune::run(self, &self.0, keep)
     }
 
     /// Commits of `since..=until`, clamped to what is there.

@@ -184,8 +184,44 @@ impl Bus {
         Ok(Bus::assemble(core, store, Mode::ReadWrite, false, durability, max_memory, None))
     }
 
+    /// A new store in a directory that is empty or not there, which begins with what a snapshot shows; its host.
+    pub fn fork_to(&self, at: &Snapshot, dir: &Path) -> Result<Bus> {
+        let inner = self.inner();
+        // The durability of a bus in memory says nothing about one in a directory.
+        let durability = if inner.in_memory { Durability::Disk } else { inner.durability };
+        let (durability, max_memory) = (Some(durability), Some(inner.max_memory));
+        let options = Options { durability, max_memory, ..Options::default() };
+        self.fork_to_on(Arc::new(OsVfs), at, dir, &options)
+    }
+
+    /// The same, behind a file system and with options of its own.
+    pub fn fork_to_on(
+        &self,
+        vfs: Arc<dyn Vfs>,
+        at: &Snapshot,
+        dir: &Path,
+        options: &Options,
+    ) -> Result<Bus> {
+        self.core()?;
+        let inner = self.inner();
+        let (dir, store) = (absolute(dir)?, &inner.store);
+        if !inner.in_memory && dir == store.dir {
+            let mut error = Error::new(
+                Code::BusExists,
+                format!("{} already holds this bus; fork it elsewhere", dir.display()),
+            );
+            error.detail.file = Some(dir);
+            return Err(error);
+        }
+        if !inner.in_memory && dir.starts_with(&store.dir) {
+            let what = format!("{} lies in the store that is to be forked", dir.display());
+            return Err(Error::new(Code::Argument, what));
+        }
+        Bus::branch(vfs, &dir, at, store.uuid, options)
+    }
+
     /// A new store behind a file system that begins with what a snapshot of the store `parent` shows.
-    pub(crate) fn branch(
+    fn branch(
         vfs: Arc<dyn Vfs>,
         dir: &Path,
         at: &Snapshot,

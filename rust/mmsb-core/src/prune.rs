@@ -56,8 +56,20 @@ struct Plan {
     report: PruneReport,
 }
 
+impl Bus {
+    /// Lets history go that is not to be kept; see [`Keep`]. Nothing else ever does.
+    pub fn prune(&self, keep: &Keep) -> Result<PruneReport> {
+        self.writable()?;
+        if self.inner().in_memory {
+            let what = "a bus in memory has no files to prune; its log is its history";
+            return Err(Error::new(Code::Argument, what));
+        }
+        run(self, self.inner(), keep)
+    }
+}
+
 /// Lets go what is not to be kept.
-pub(crate) fn run(bus: &Bus, inner: &Inner, keep: &Keep) -> Result<PruneReport> {
+fn run(bus: &Bus, inner: &Inner, keep: &Keep) -> Result<PruneReport> {
     if keep.every == Some(0) {
         return Err(Error::new(Code::Argument, "every = 0 has no multiples; at least 1"));
     }

@@ -148,7 +148,6 @@ pub fn open(
     segment::make_dirs(&*vfs, dir)?;
     let mut slots = MetaSlots::open(&*vfs, dir, meta.clone())?;
     slots.repair(&*vfs)?;
-    slots.rebase(&*vfs, meta.base)?;
     let repair = Repair { vfs: &*vfs, dir, names: &names, proven, found: &mut found };
     let state = repair.run(end)?;
     assert!(state.end >= found.end, "a repair made the log shorter");
@@ -157,7 +156,11 @@ pub fn open(
         slots.write(state.end, state.epoch)?;
         slots.sync()?;
     }
-    segment::remove_leftovers(&*vfs, dir, meta.base.seq)?;
+    let (_, leftover) = segment::list_both(&*vfs, dir, meta.base.seq)?;
+    if !leftover.is_empty() || !slots.agree(&*vfs)? {
+        slots.rebase(meta.base)?;
+        segment::remove(&*vfs, dir, &leftover)?;
+    }
     Ok((Some(Log::resume(vfs, dir, opts, lock, slots, state)?), found))
 }
 

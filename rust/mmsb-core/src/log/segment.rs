@@ -200,11 +200,10 @@ pub(crate) fn list_both(
     Ok((found, leftover))
 }
 
-/// Removes what is left of the segments before the base, which both slots have. A power loss may bring a name back.
-pub(crate) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, base: u64) -> Result<()> {
+/// Removes what is left of segments before the base, which is durable. A power loss may have brought a name back.
+pub(crate) fn remove(vfs: &dyn Vfs, dir: &Path, leftover: &[SegmentName]) -> Result<()> {
     let log = log_dir(dir);
-    let (_, leftover) = list_both(vfs, dir, base)?;
-    for name in &leftover {
+    for name in leftover {
         let path = log.join(name.file());
         vfs.unlink(&path).map_err(|e| Error::storage(&path, &e, "remove"))?;
     }

@@ -429,7 +429,7 @@ impl Log {
         let point = self.sync_point();
         point.sync()?;
         self.synced(&point);
-        let done = self.write_meta().and_then(|()| self.meta.rebase(&*self.vfs, base));
+        let done = self.write_meta().and_then(|()| self.meta.rebase(base));
         self.broken |= done.is_err();
         done
     }
