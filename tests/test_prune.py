@@ -29,7 +29,9 @@ def made(store: Path, epochs: int = 60, checkpoints: tuple[int, ...] = ()) -> mm
         x.write(np.full(500, epoch), meta={"step": epoch})
         if epoch in checkpoints:
             assert bus.checkpoint() == epoch
-    return bus
+    # Beside the commits an index may be made later than a test looks; the close makes all.
+    bus.close()
+    return mmsb.Bus._of(_core.Core.open(str(store), "r+", segment_bytes=1 << 16))
 
 
 def opens(bus: mmsb.Bus) -> set[int]:
@@ -108,7 +110,7 @@ def test_tags_stay_until_they_are_taken_away(store: Path) -> None:
         assert bus.epoch == 62
         bus["x"].write(np.full(500, 63))
         report = bus.prune(log_since=63)
-        assert report.checkpoints == () and report.oldest == 17
+        assert report.checkpoints == (17,) and report.oldest == 17
         assert report.epochs == ((0, 17), (18, 30))
     with mmsb.open(store, mode="r+") as bus:
         with bus.snapshot("good") as snap:
@@ -359,7 +361,7 @@ def test_killed_at_any_moment(store: Path) -> None:
                 pruned += 1
                 assert bus.epoch >= told[-1][1]
             base = plain_reader.read_meta(store)["base_epoch"]
-            checkpoints = {int(p.stem, 16) for p in (store / "checkpoints").glob("*.ckpt")}
+            checkpoints = {int(p.stem, 16) for p in (store / "checkpoints").glob("0*.ckpt")}
             tags = {epoch for epoch in bus.tags.values()}
             for epoch in range(bus.epoch + 1):
                 if epoch >= base or epoch in checkpoints:

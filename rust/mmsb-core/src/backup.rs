@@ -46,7 +46,7 @@ pub(crate) fn copy(
         );
         return Err(Error::new(Code::EpochNotFound, what));
     }
-    let mut names = log::list(&*store.vfs, &store.dir)?;
+    let (mut names, _) = log::list_both(&*store.vfs, &store.dir, meta.base.seq)?;
     names.retain(|name| name.seq <= upto.end.seq);
     let durability = upto.durability.unwrap_or(meta.durability);
     // Held until all is done: nobody makes or opens a store there.

@@ -83,7 +83,7 @@ fn run(bus: &Bus, inner: &Inner, keep: &Keep) -> Result<PruneReport> {
     }
     let mut planner = Planner { inner, sound: BTreeMap::new(), made: BTreeSet::new() };
     loop {
-        let plan = planner.plan(keep)?;
+        let mut plan = planner.plan(keep)?;
         if keep.dry_run {
             return Ok(plan.report);
         }
@@ -93,10 +93,10 @@ fn run(bus: &Bus, inner: &Inner, keep: &Keep) -> Result<PruneReport> {
             }
         }
         if planted(Defect::PrunedBeforeBase) {
-            remove(inner, &plan, &mut ended)?;
+            remove(inner, &mut plan, &mut ended)?;
         }
         if settle(inner, &plan)? {
-            remove(inner, &plan, &mut ended)?;
+            remove(inner, &mut plan, &mut ended)?;
             let report = plan.report;
             let files = report.files.len() as u64;
             trace::prune(&inner.store.dir, report.oldest, files, report.bytes);
@@ -139,15 +139,15 @@ impl Planner<'_> {
         let mut files = Vec::new();
         let gone: Vec<u64> = older.iter().copied().filter(|at| !kept.contains(at)).collect();
         for &at in &gone {
-            files.push(self.sized(checkpoint::path(&store.dir, at))?);
+            files.push(sized(store, checkpoint::path(&store.dir, at))?);
         }
         let segments: Vec<SegmentName> =
             leftover.into_iter().chain(names).filter(|name| name.seq < seq).collect();
         for name in segments {
-            files.push(self.sized(log::log_dir(&store.dir).join(name.file()))?);
+            files.push(sized(store, log::log_dir(&store.dir).join(name.file()))?);
         }
         for path in index::before(store, seq)? {
-            files.push(self.sized(path)?);
+            files.push(sized(store, path)?);
         }
         files.sort_unstable();
         made.extend(&self.made);
@@ -259,13 +259,13 @@ impl Planner<'_> {
         self.sound.insert(epoch, is_sound);
         Ok(is_sound)
     }
+}
 
-    fn sized(&self, path: PathBuf) -> Result<(PathBuf, u64)> {
-        let file = self.inner.store.vfs.open(&path, OpenKind::Read);
-        let size = file.and_then(|file| file.size());
-        let size = size.map_err(|e| Error::storage(&path, &e, "cannot measure"))?;
-        Ok((path, size))
-    }
+fn sized(store: &Store, path: PathBuf) -> Result<(PathBuf, u64)> {
+    let file = store.vfs.open(&path, OpenKind::Read);
+    let size = file.and_then(|file| file.size());
+    let size = size.map_err(|e| Error::storage(&path, &e, "cannot measure"))?;
+    Ok((path, size))
 }
 
 /// Compares the digest of a checkpoint with the mark that the log has of it, if it has one: one of a copy of the store
@@ -332,10 +332,19 @@ fn settle(inner: &Inner, plan: &Plan) -> Result<bool> {
 }
 
 /// Removes what the plan lets go. What a failure leaves goes with the next opening or pruning.
-fn remove(inner: &Inner, plan: &Plan, ended: &mut Option<Error>) -> Result<()> {
+fn remove(inner: &Inner, plan: &mut Plan, ended: &mut Option<Error>) -> Result<()> {
     let store = &inner.store;
     // Nobody makes an index of a segment that goes, or reads it to rebuild an epoch.
     let _indexes = inner.indexes.hold();
+    // One may have been made since it was decided what goes.
+    for path in index::before(store, plan.base.seq)? {
+        if plan.report.files.iter().all(|(file, _)| *file != path) {
+            let (path, size) = sized(store, path)?;
+            plan.report.bytes += size;
+            plan.report.files.push((path, size));
+        }
+    }
+    plan.report.files.sort_unstable();
     let mut replay = lock(&inner.replay);
     *replay = None;
     let (log_dir, checkpoints) = (log::log_dir(&store.dir), checkpoint::dir(&store.dir));

@@ -129,7 +129,8 @@ pub fn open(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(Option<Log>, LogRecovery)> {
     let meta = read_meta(&*vfs, dir)?;
-    let names = segment::list(&*vfs, dir)?;
+    // By the slot that was read: another process may move the base meanwhile.
+    let (names, leftover) = segment::list_both(&*vfs, dir, meta.base.seq)?;
     if names.is_empty() {
         let log = segment::log_dir(dir);
         return Err(Error::corruption(&log, None, Some(1), "all segments are missing"));
@@ -156,7 +157,6 @@ pub fn open(
         slots.write(state.end, state.epoch)?;
         slots.sync()?;
     }
-    let (_, leftover) = segment::list_both(&*vfs, dir, meta.base.seq)?;
     if !leftover.is_empty() || !slots.agree(&*vfs)? {
         slots.rebase(meta.base)?;
         segment::remove(&*vfs, dir, &leftover)?;

@@ -124,8 +124,7 @@ impl Driver {
         check_snapshot(&shown, &self.history[at]);
         assert_eq!((shown.digest(), fork.epoch()), (base.digest(), at as u64));
         if at > 0 {
-            let older = fork.snapshot_at(at as u64 - 1).unwrap_err();
-            assert_eq!(older.code, Code::EpochNotFound);
+            expect(fork.snapshot_at(at as u64 - 1), Code::EpochNotFound)?;
         }
         let meta = log::read_meta(&*vfs, &to)?;
         assert_eq!(meta.parent.map(|parent| parent.epoch), Some(at as u64));
