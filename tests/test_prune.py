@@ -362,7 +362,7 @@ def test_killed_at_any_moment(store: Path) -> None:
                 assert bus.epoch >= told[-1][1]
             base = plain_reader.read_meta(store)["base_epoch"]
             checkpoints = {int(p.stem, 16) for p in (store / "checkpoints").glob("0*.ckpt")}
-            tags = {epoch for epoch in bus.tags.values()}
+            tags = set(bus.tags.values())
             for epoch in range(bus.epoch + 1):
                 if epoch >= base or epoch in checkpoints:
                     with bus.snapshot(epoch) as snap:

@@ -333,9 +333,7 @@ class StoreMachine(BusMachine):
     def prune(self, data: st.DataObject, checkpoints: int | None, every: int | None) -> None:
         first, newest = self.model.first, self.model.epoch
         since = data.draw(st.none() | st.integers(0, newest))
-        told = self.bus.prune(
-            log_since=since, checkpoints=checkpoints, every=every, dry_run=True
-        )
+        told = self.bus.prune(log_since=since, checkpoints=checkpoints, every=every, dry_run=True)
         assert told == self.bus.prune(log_since=since, checkpoints=checkpoints, every=every)
         self.seen["prunings"] += 1
         base = plain_reader.read_meta(self.path)["base_epoch"]
