@@ -64,12 +64,12 @@ impl Bus {
             let what = "a bus in memory has no files to prune; its log is its history";
             return Err(Error::new(Code::Argument, what));
         }
-        run(self, self.inner(), keep)
+        run(self.inner(), keep)
     }
 }
 
 /// Lets go what is not to be kept.
-fn run(bus: &Bus, inner: &Inner, keep: &Keep) -> Result<PruneReport> {
+fn run(inner: &Inner, keep: &Keep) -> Result<PruneReport> {
     if keep.every == Some(0) {
         return Err(Error::new(Code::Argument, "every = 0 has no multiples; at least 1"));
     }
@@ -89,7 +89,7 @@ fn run(bus: &Bus, inner: &Inner, keep: &Keep) -> Result<PruneReport> {
         }
         for &epoch in plan.report.checkpoints.iter() {
             if planner.made.insert(epoch) {
-                inner.write_checkpoint(&bus.snapshot_at(epoch)?, false, &mut ended)?;
+                inner.write_checkpoint(&whole_at(inner, epoch)?, false, &mut ended)?;
             }
         }
         if planted(Defect::PrunedBeforeBase) {
@@ -103,6 +103,12 @@ fn run(bus: &Bus, inner: &Inner, keep: &Keep) -> Result<PruneReport> {
             return Ok(report);
         }
     }
+}
+
+/// An epoch with all pages. What is read page by page leaves indexes, also of segments that are about to go.
+fn whole_at(inner: &Inner, epoch: u64) -> Result<Snapshot> {
+    let newest = Snapshot::newest(&inner.core)?;
+    if newest.epoch() == epoch { Ok(newest) } else { inner.past.whole(epoch, None) }
 }
 
 /// Decides; what was found out stays known while it is decided again.

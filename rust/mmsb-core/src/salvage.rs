@@ -357,7 +357,10 @@ impl Damaged {
     fn keep(&self, head: &Arc<Core>, vfs: &dyn Vfs, to: &Path, max_memory: u64) -> Result<()> {
         let Store { vfs: from, dir, uuid } = &self.store;
         let start = head.epoch();
-        for &(epoch, _) in self.sound.iter().filter(|&&(epoch, _)| 0 < epoch && epoch <= start) {
+        if self.meta.base.epoch == 0 {
+            return Ok(());
+        }
+        for &(epoch, _) in self.sound.iter().filter(|&&(epoch, _)| epoch <= start) {
             let core = match epoch == start {
                 true => Arc::clone(head),
                 false => Core::new(BACKING, max_memory, false)?,
@@ -400,7 +403,7 @@ impl Damaged {
             of_checkpoints.push(Error::corruption(&file, Some(136), Some(epoch), what));
             Ok(())
         };
-        if start == 0 {
+        if self.meta.base.epoch == 0 {
             check(head, out)?;
         }
         let done = follow(&**vfs, dir, runs, start, upto, &mut |commit| {
@@ -445,7 +448,8 @@ impl Damaged {
                 _ => later.push((epoch, next)),
             }
         }
-        if next <= upto {
+        // What was let go was not lost.
+        if next <= upto && upto >= self.meta.base.epoch {
             lost.push((next, upto + 1));
         }
         Salvage {
