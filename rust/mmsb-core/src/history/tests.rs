@@ -480,10 +480,10 @@ fn a_reader_looks_again_when_a_file_went_away() {
     bus.checkpoint().unwrap();
     bus.close().unwrap();
     let read = || Bus::open_on(double.vfs(), dir, Mode::Read, &Options::default(), &mut |_, _| {});
-    let gone = |path: PathBuf, what: &'static str, always: bool| {
+    let gone = |path: PathBuf, always: bool| {
         let files = Arc::clone(&files);
         double.fail(move |call| {
-            let is_it = call.what == what && call.path == path;
+            let is_it = call.what == "open" && call.path == path;
             is_it.then(|| {
                 let removed = if always { Ok(()) } else { files.unlink(&path) };
                 removed.err().unwrap_or_else(|| std::io::ErrorKind::NotFound.into())
@@ -494,22 +494,22 @@ fn a_reader_looks_again_when_a_file_went_away() {
     let path = |name: SegmentName| log::log_dir(dir).join(name.file());
     let torn = path(SegmentName { seq: segments.len() as u64, first_epoch: 3 });
     files.open(&torn, OpenKind::CreateNew).unwrap().set_len(4096).unwrap();
-    gone(torn.clone(), "open", false);
+    gone(torn.clone(), false);
     let bus = read().unwrap();
     assert_eq!((bus.epoch(), bus.recovery().unwrap().checkpoint_epoch), (2, Some(2)));
     assert!(!files.exists(&torn).unwrap());
-    gone(checkpoint::path(dir, 2), "open", false);
+    gone(checkpoint::path(dir, 2), false);
     let bus = read().unwrap();
     assert_eq!((bus.epoch(), bus.recovery().unwrap().checkpoint_epoch), (2, Some(1)));
     let mut bytes = [0; 9];
     bus.snapshot().unwrap().read(1, 0, &mut bytes).unwrap();
     assert_eq!(&bytes, b"\0\0\0abc\0\0\0");
-    gone(checkpoint::path(dir, 1), "open", false);
+    gone(checkpoint::path(dir, 1), false);
     bus.snapshot_at(1).unwrap().read(1, 0, &mut bytes).unwrap();
     assert_eq!(bytes, [0; 9]);
     // One that is listed and never there is no race.
     let first = path(segments[0]);
-    gone(first.clone(), "open", true);
+    gone(first.clone(), true);
     let error = read().unwrap_err();
     assert_eq!((error.code, error.detail.file), (Code::Storage, Some(first)));
 }
