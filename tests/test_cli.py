@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 from mmsb.cli import main
 
-COMMANDS = ["demo", "info", "pages", "log", "show", "diff", "verify", "checkpoint", "export"]
+COMMANDS = [
+    *["demo", "info", "pages", "log", "show", "diff", "compare"],
+    *["verify", "backup", "recover", "checkpoint", "export"],
+]
 NOON = 946_728_000_000_000_000  # 2000-01-01 12:00 UTC
 
 
@@ -91,6 +94,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["log", "x", "--meta", "step"],
         ["export", "x"],
         ["verify", "x", "--fast"],
+        ["backup", "x"],
+        ["recover", "x"],
+        ["recover", "x", "y", "--upto", "start"],
+        ["compare", "x"],
     ],
     ids=" ".join,
 )
@@ -362,6 +369,73 @@ def test_verify_a_damaged_store(capsys: pytest.CaptureFixture[str], filled: Path
     status, out, _ = run(capsys, "verify", filled)
     assert status == 1
     assert out.startswith("corruption: ") and segment.name in out
+    # It does not open, and all of it is looked at even so.
+    (filled / "meta-0").write_bytes(bytes(4096))
+    status, out, _ = run(capsys, "verify", filled, "--json")
+    facts = json.loads(out)
+    assert (status, facts["ok"], len(facts["problems"])) == (1, False, 2)
+    assert facts["records"] >= 4 and facts["bytes"] > 4096
+
+
+def test_backup(capsys: pytest.CaptureFixture[str], filled: Path, tmp_path: Path) -> None:
+    facts = good_json(capsys, "backup", filled, tmp_path / "copy")
+    assert facts == {"path": str(tmp_path / "copy"), "epoch": 6}
+    assert "epoch 6" in good(capsys, "backup", filled, tmp_path / "another")
+    for name in ("copy", "another"):
+        with mmsb.open(filled) as bus, mmsb.open(tmp_path / name) as copy:
+            assert copy.digest() == bus.digest()
+    status, _, err = run(capsys, "backup", filled, tmp_path / "copy")
+    assert status == 1 and "bus-exists" in err
+
+
+def test_recover(capsys: pytest.CaptureFixture[str], filled: Path, tmp_path: Path) -> None:
+    facts = good_json(capsys, "recover", filled, tmp_path / "whole")
+    assert (facts["ok"], facts["epoch"], facts["problems"], facts["lost"]) == (True, 6, [], [])
+    assert "all epochs up to 3" in good(capsys, "recover", filled, tmp_path / "3", "--upto", "3")
+    with mmsb.open(filled, mode="r+") as bus:
+        bus.checkpoint()
+        bus["pos"][0, 0] = 9
+    segments = sorted((filled / "log").iterdir())
+    data = bytearray(segments[0].read_bytes())
+    data[4096 + (len(data) - 4096) // 2] ^= 0x10
+    segments[0].write_bytes(data)
+    status, out, err = run(capsys, "recover", filled, tmp_path / "new", "--json")
+    facts = json.loads(out)
+    assert (status, err, facts["ok"], facts["appended"]) == (1, "", False, None)
+    epoch = facts["epoch"]
+    assert 0 < epoch < 5 and facts["later"] == [[6, 8]] and facts["lost"] == [[epoch + 1, 6]]
+    assert facts["problems"][0]["file"] == str(segments[0])
+    status, out, err = run(capsys, "recover", filled, tmp_path / "shown")
+    assert status == 1 and "--newest" in err
+    assert "corruption: " in out and "whole behind the damage: epochs 6 to 7" in out
+    status, out, _ = run(capsys, "recover", filled, tmp_path / "newest", "--newest")
+    assert status == 1 and f"the state of epoch 7 as epoch {epoch + 1}" in out
+    with mmsb.open(tmp_path / "newest") as bus:
+        assert bus["pos"][0, 0] == 9
+    status, _, err = run(capsys, "recover", filled, filled)
+    assert status == 1 and "argument" in err
+
+
+def test_compare(capsys: pytest.CaptureFixture[str], filled: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    good(capsys, "backup", filled, copy)
+    assert good_json(capsys, "compare", filled, copy) == {"equal": True}
+    assert good(capsys, "compare", filled, copy).startswith("equal")
+    with mmsb.open(copy, mode="r+") as bus:
+        bus["pos"].write(7, source="there", meta={"step": 9})
+    status, out, err = run(capsys, "compare", filled, copy, "--json")
+    facts = json.loads(out)
+    assert (status, err, facts["kind"], facts["epoch"]) == (1, "", "length", 7)
+    assert facts["commit_a"] is None and facts["commit_b"]["source"] == "there"
+    with mmsb.open(filled, mode="r+") as bus:
+        bus["pos"][1, 2] = np.nan
+    status, out, err = run(capsys, "compare", filled, copy, "--json")
+    facts = json.loads(out)
+    assert (facts["equal"], facts["kind"], facts["name"]) == (False, "bytes", "pos")
+    assert (facts["index"], facts["a"], facts["b"]) == ([0, 0], 1.5, 7.0)
+    status, out, _ = run(capsys, "compare", filled, copy)
+    assert status == 1
+    assert "they part in epoch 7: bytes of page 1 'pos' at byte" in out and "there" in out
 
 
 @pytest.mark.parametrize(

@@ -329,6 +329,19 @@ class StoreMachine(BusMachine):
         assert (self.bus.recovery.torn_bytes, list(self.bus.recovery.quarantined)) == (0, [])
         self.look_at_kept()
 
+    @rule()
+    def recover(self) -> None:
+        """What is provably good of a sound store is all of it."""
+        self.bus.close()
+        told = mmsb.recover(self.path, self.folder / "new.mmsb", newest=True)
+        assert told.ok and told.torn_bytes == 0
+        assert (told.epoch, told.appended, told.lost) == (self.model.epoch, None, ())
+        with mmsb.open(self.folder / "new.mmsb") as new:
+            check_bus(new, self.model)
+        shutil.rmtree(self.folder / "new.mmsb")
+        self.bus = self.open(None)
+        self.look_at_kept()
+
     @precondition(lambda self: self.kills)
     @rule(
         data=st.data(),

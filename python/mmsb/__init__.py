@@ -38,12 +38,14 @@ What was the state then, and who made it?
 
 from . import _fork
 from ._bus import Bus
+from ._compare import Divergence, compare
 from ._core import __version__
 from ._delta import Delta
 from ._history import Change, Commit, Difference
 from ._open import create, open
 from ._page import Page
-from ._reports import Recovery, Report
+from ._reports import Cost, Recovery, Report, Salvage
+from ._salvage import recover, verify
 from ._snapshot import PageDescription, Snapshot
 from ._transaction import Transaction
 from .errors import (
@@ -77,6 +79,9 @@ from .errors import (
 __all__ = [
     "create",
     "open",
+    "recover",
+    "verify",
+    "compare",
     "Bus",
     "Page",
     "Transaction",
@@ -86,8 +91,11 @@ __all__ = [
     "Change",
     "Difference",
     "PageDescription",
+    "Cost",
     "Recovery",
     "Report",
+    "Salvage",
+    "Divergence",
     "MMSBError",
     "PageNotFoundError",
     "PageExistsError",

@@ -142,7 +142,7 @@ class Bus(Timeline, Mapping[str, Page]):
     @property
     def pages(self) -> tuple[Page, ...]:
         """Handles of all pages in id order."""
-        return tuple(Page(self._core, info.id) for info in self._core.infos())
+        return tuple(Page(self._core, page) for page, _ in self._core.names())
 
     def close(self) -> None:
         """Make everything durable and let go of the bus; arrays and snapshots stay.
@@ -539,10 +539,10 @@ class Bus(Timeline, Mapping[str, Page]):
         return key is not None and self._core.info(key) is not None
 
     def __iter__(self) -> Iterator[str]:
-        return iter([info.name for info in self._core.infos() if info.name is not None])
+        return iter([name for _, name in self._core.names() if name is not None])
 
     def __len__(self) -> int:
-        return sum(info.name is not None for info in self._core.infos())
+        return sum(name is not None for _, name in self._core.names())
 
     def __enter__(self) -> Bus:
         if self._core.closed:

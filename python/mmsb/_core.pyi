@@ -19,6 +19,7 @@ __all__ = [
     "LogEntry",
     "PageBase",
     "PageInfo",
+    "Salvage",
     "Snap",
     "Stage",
     "__version__",
@@ -26,7 +27,9 @@ __all__ = [
     "at_fork_child",
     "at_fork_parent",
     "diff_ranges",
+    "recover",
     "set_log",
+    "verify",
 ]
 
 # A page at one epoch.
@@ -89,6 +92,7 @@ class Core:
     def find(self, name: str) -> int | None: ...
     def info(self, page: int) -> PageInfo | None: ...
     def infos(self) -> list[PageInfo]: ...
+    def names(self) -> list[tuple[int, str | None]]: ...
     def tags(self) -> list[tuple[str, int]]: ...
     def view(self, page: int) -> npt.NDArray[Any]: ...
     # Commits give the epoch that shows them and whether they made it. `meta` is canonical JSON.
@@ -159,6 +163,11 @@ class Core:
     def verify(
         self, progress: Callable[[int, int], None] | None = None
     ) -> tuple[int, int, list[Exception]]: ...
+    # The first epoch of those that both have whose states differ.
+    def part(
+        self, other: Core, progress: Callable[[int, int], None] | None = None
+    ) -> int | None: ...
+    def cost(self, epoch: int) -> tuple[int | None, int, int]: ...
     def stats(self) -> dict[str, int]: ...
 
 # A pinned epoch.
@@ -173,6 +182,7 @@ class Snap:
     def find(self, name: str) -> int | None: ...
     def info(self, page: int) -> PageInfo | None: ...
     def infos(self) -> list[PageInfo]: ...
+    def names(self) -> list[tuple[int, str | None]]: ...
     def tags(self) -> list[tuple[str, int]]: ...
     def view(self, page: int) -> npt.NDArray[Any]: ...
     # Whether view() has to copy scattered blocks together.
@@ -270,6 +280,31 @@ class PageBase:
     def __hash__(self) -> int: ...
 
 def diff_ranges(a: Any, b: Any, itemsize: int) -> list[tuple[int, int]]: ...
+
+# What was good of a damaged store. Ranges of epochs are half-open.
+@final
+class Salvage:
+    epoch: int
+    records: int
+    bytes: int
+    torn_bytes: int
+    problems: list[Exception]
+    lost: list[tuple[int, int]]
+    later: list[tuple[int, int]]
+    appended: int | None
+
+def recover(
+    path: str,
+    to: str,
+    upto: int | None = None,
+    newest: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Salvage: ...
+
+# Records, bytes, problems of a store that need not open.
+def verify(
+    path: str, progress: Callable[[int, int], None] | None = None
+) -> tuple[int, int, list[Exception]]: ...
 
 # Calls (level, dotted name, fields) for each event from level DEBUG up; None switches it off.
 def set_log(target: Callable[[str, str, dict[str, Any]], None] | None) -> None: ...

@@ -77,8 +77,9 @@ def open(
     path : path-like
         The directory.
     mode : {"r", "r+", "a"}, optional
-        "r" reads the newest epoch there is and takes no lock. "r+" recovers the state and becomes
-        the host. "a" does too, and creates the bus if there is none.
+        "r" shows the newest epoch there is and takes no lock; it reads what a page needs when
+        somebody looks at it. "r+" recovers the state and becomes the host. "a" does too, and
+        creates the bus if there is none.
     durability : {"memory", "os", "disk"}, optional
         Other than the stored one.
     max_memory, clock

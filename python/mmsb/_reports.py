@@ -46,8 +46,35 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What :meth:`Bus.cost` says that reading all of an epoch takes.
+
+    Attributes
+    ----------
+    checkpoint : int or None
+        The epoch of the checkpoint that it begins with.
+    bytes : int
+        Bytes of that checkpoint and of the log behind it, at most.
+    records : int
+        Commits between the checkpoint and the epoch.
+
+    Examples
+    --------
+    >>> import mmsb
+    >>> bus = mmsb.Bus()
+    >>> x = bus.create_page("x", size=8)
+    >>> bus.cost(1)
+    Cost(checkpoint=None, bytes=0, records=0)
+    """
+
+    checkpoint: int | None
+    bytes: int
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """What :meth:`Bus.verify` found.
+    """What :meth:`Bus.verify` or :func:`verify` found.
 
     Attributes
     ----------
@@ -73,6 +100,58 @@ class Report:
     problems: tuple[CorruptionError, ...]
     records: int
     bytes: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no problem."""
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class Salvage:
+    """What :func:`recover` found and wrote. Ranges of epochs are half-open, as those of Python.
+
+    Attributes
+    ----------
+    problems : tuple of CorruptionError
+        Every damaged place: its file, offset and epoch, as far as they are known.
+    epoch : int
+        The newest epoch of the new store.
+    records : int
+        Number of sound log records that were read.
+    bytes : int
+        Number of bytes of log and checkpoints that were read.
+    torn_bytes : int
+        Bytes of an incomplete record at the end of the log. They are no problem: nobody can have
+        been told that it was there.
+    lost : tuple of (int, int)
+        Epochs that cannot be rebuilt.
+    later : tuple of (int, int)
+        Epochs behind the first hole whose states are whole, in a checkpoint or from one on.
+    appended : int or None
+        The epoch of the damaged store whose state the last commit of the new one has; None if there
+        is no such commit.
+    ok : bool
+        Whether there is no problem.
+
+    Examples
+    --------
+    >>> import mmsb, tempfile
+    >>> with tempfile.TemporaryDirectory() as d:
+    ...     mmsb.create(d + "/sim.mmsb").close()
+    ...     told = mmsb.recover(d + "/sim.mmsb", d + "/new.mmsb")
+    >>> told.ok, told.epoch, told.lost
+    (True, 0, ())
+    """
+
+    problems: tuple[CorruptionError, ...]
+    epoch: int
+    records: int
+    bytes: int
+    torn_bytes: int
+    lost: tuple[tuple[int, int], ...]
+    later: tuple[tuple[int, int], ...]
+    appended: int | None
 
     @property
     def ok(self) -> bool:

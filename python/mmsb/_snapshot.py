@@ -179,10 +179,10 @@ class Snapshot(AtEpoch, Mapping[str, Array]):
         return key is not None and self._snap.info(key) is not None
 
     def __iter__(self) -> Iterator[str]:
-        return iter([info.name for info in self._snap.infos() if info.name is not None])
+        return iter([name for _, name in self._snap.names() if name is not None])
 
     def __len__(self) -> int:
-        return sum(info.name is not None for info in self._snap.infos())
+        return sum(name is not None for _, name in self._snap.names())
 
     def __enter__(self) -> Snapshot:
         return self

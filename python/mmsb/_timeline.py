@@ -9,6 +9,7 @@ from . import _core, _history, _logging, _resolve
 from ._core import Core, Snap
 from ._metadata import check_name, how
 from ._page import commit
+from ._reports import Cost
 from ._resolve import EpochLike, Moment, PageLike, TimeLike
 from ._snapshot import Snapshot
 from .errors import ArgumentError
@@ -305,6 +306,40 @@ class Timeline:
         about = how(source, meta, durability)
         _logging.follow()
         return self._core.restore(self._state(epoch), *about)[0]
+
+    def cost(self, epoch: EpochLike) -> Cost:
+        """Tell what it takes to read all of an epoch, before doing it.
+
+        A snapshot of a bus in a directory reads the pages that somebody looks at; ``digest``,
+        ``diff``, ``restore`` and ``fork`` read all.
+
+        Parameters
+        ----------
+        epoch : int, str, Commit or Snapshot
+            The epoch.
+
+        Returns
+        -------
+        Cost
+            Bytes and commits; none for the newest epoch of a host, which is in memory.
+
+        Raises
+        ------
+        EpochNotFoundError
+            There is no such epoch.
+
+        Examples
+        --------
+        >>> import mmsb, tempfile
+        >>> with tempfile.TemporaryDirectory() as d, mmsb.create(d + "/b") as bus:
+        ...     for step in range(10):
+        ...         x = bus.create_page(f"x{step}", data=[step])
+        ...         if step == 5:
+        ...             epoch = bus.checkpoint()
+        ...     bus.cost(8).checkpoint, bus.cost(8).records
+        (6, 2)
+        """
+        return Cost(*self._core.cost(_resolve.epoch_number(self._core, epoch)))
 
     def digest(self, epoch: EpochLike | None = None) -> str:
         """Return the digest of a state: equal digests mean equal state.

@@ -249,7 +249,7 @@ fn large(dir: &Path, effort: Effort) -> Res<()> {
         });
         race.run(effort)?;
     }
-    ours.bus.snapshot()?.digest();
+    ours.bus.snapshot()?.digest()?;
     let mut race = Race::new("digest", 1);
     race.enter(Role::Floor, "hash of the page", |ops| {
         Ok(timed(|| {

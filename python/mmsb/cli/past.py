@@ -1,4 +1,4 @@
-"""What happened: ``log`` and ``diff``."""
+"""What happened: ``log``, ``diff`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import itertools
 import json
 from dataclasses import asdict
 from typing import Any
+
+import numpy as np
 
 import mmsb
 from mmsb.cli.common import (
@@ -63,6 +65,16 @@ def register(commands: Commands) -> None:
     diff.add_argument("a", metavar="A", type=epoch_argument, help="an epoch or a tag")
     diff.add_argument("b", metavar="B", type=epoch_argument, help="an epoch or a tag")
     diff.add_argument("--page", metavar="PAGE", help="only this page")
+
+    compare = command(
+        commands,
+        "compare",
+        run_compare,
+        "find the first epoch, page and byte where two stores part; exit status 1 if they do",
+        "mmsb compare monday.mmsb tuesday.mmsb",
+    )
+    compare.add_argument("a", metavar="A", help="the directory of a store")
+    compare.add_argument("b", metavar="B", help="the directory of another one")
 
 
 def run_log(args: argparse.Namespace, out: Output) -> int:
@@ -133,6 +145,62 @@ def run_diff(args: argparse.Namespace, out: Output) -> int:
     )
     out.note(plain(f"{args.a} to {args.b}: {count(len(entries), 'page')} changed"))
     return 0
+
+
+def run_compare(args: argparse.Namespace, out: Output) -> int:
+    """Find where two stores part."""
+    with out.progress("comparing") as progress:
+        found = mmsb.compare(args.a, args.b, progress=progress)
+    if found is None:
+        if out.as_json:
+            out.json({"equal": True})
+        else:
+            out.text("equal: the same epochs with the same states", "green")
+        return 0
+    commits = [None if c is None else _commit(c) for c in (found.commit_a, found.commit_b)]
+    facts = {
+        "epoch": found.epoch,
+        "kind": found.kind,
+        "page": found.page,
+        "name": found.name,
+        "offset": found.offset,
+        "index": found.index,
+        "a": _json_value(found.a),
+        "b": _json_value(found.b),
+    }
+    if out.as_json:
+        out.json({"equal": False, **facts, "commit_a": commits[0], "commit_b": commits[1]})
+        return 1
+    if found.kind == "length":
+        out.text(f"equal up to epoch {found.epoch - 1}, where one of them ends", "yellow")
+    else:
+        page = f"page {found.page}" + (f" {found.name!r}" if found.name else "")
+        where = ""
+        if found.index is not None:
+            where = f" at byte {found.offset}, element [{', '.join(map(str, found.index))}]"
+        out.text(
+            f"they part in epoch {found.epoch}: {found.kind} of {plain(page)}{where}", "yellow"
+        )
+    rows = []
+    for side, value, commit in zip("AB", (facts["a"], facts["b"]), commits, strict=True):
+        about = commit or {"time": "", "source": None, "meta": None}
+        rows.append(
+            [
+                side,
+                plain(str(value)),
+                about["time"],
+                plain(about["source"] or ""),
+                compact(about["meta"]),
+            ]
+        )
+    out.table(["", "has", "time (UTC)", "source", "meta"], rows)
+    return 1
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, np.dtype):
+        return str(value)
+    return values(np.asarray(value)) if isinstance(value, np.generic) else value
 
 
 def _count(text: str) -> int:

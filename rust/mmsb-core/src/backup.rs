@@ -66,9 +66,9 @@ fn check_log(store: &Store, upto: Upto) -> Result<()> {
 
 /// Removes a copy that was given up, also when whoever is told of the progress raised. What can't be removed now is
 /// removed by the next attempt.
-struct Unfinished<'a> {
-    vfs: &'a dyn Vfs,
-    to: &'a Path,
+pub(crate) struct Unfinished<'a> {
+    pub(crate) vfs: &'a dyn Vfs,
+    pub(crate) to: &'a Path,
 }
 
 impl Drop for Unfinished<'_> {

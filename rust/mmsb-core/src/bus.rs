@@ -9,8 +9,8 @@ use std::time::Instant;
 use crate::backup::{self, Upto};
 use crate::core::Core;
 use crate::delta::Batch;
-use crate::history::{Base, LogIter, Replay, Store};
-use crate::index::{Indexes, Wanted};
+use crate::history::{Cost, LogIter, Past, Store};
+use crate::index::Wanted;
 use crate::keeper::{self, Keeper};
 use crate::log::{self, Log, Position};
 use crate::museum::{Defect, planted};
@@ -26,16 +26,14 @@ use crate::{Code, Error, Result, apply, checkpoint, index, restore, trace};
 pub(crate) struct Inner {
     pub(crate) core: Arc<Core>,
     pub(crate) store: Store,
-    pub(crate) indexes: Arc<Indexes>,
+    pub(crate) past: Arc<Past>,
     /// Segments before this one have their indexes, or will have them.
     pub(crate) indexed: AtomicU64,
     pub(crate) mode: Mode,
     pub(crate) in_memory: bool,
     pub(crate) durability: Durability,
-    pub(crate) max_memory: u64,
     pub(crate) recovery: Option<Recovery>,
     pub(crate) closed: AtomicBool,
-    pub(crate) replay: Mutex<Option<Replay>>,
     /// Held while a checkpoint is made. A failed sync of their names is final: the next one could seem to succeed.
     pub(crate) checkpointing: Mutex<Option<Error>>,
     pub(crate) keeper: Keeper,
@@ -101,6 +99,12 @@ impl Bus {
         self.0.core.is_foreign()
     }
 
+    /// Whether looking at a page may read files.
+    #[inline]
+    pub fn reads_files(&self) -> bool {
+        self.0.core.lazy().is_some()
+    }
+
     #[inline]
     fn alive(&self) -> Result<&Arc<Core>> {
         self.0.core.check_foreign()?;
@@ -108,6 +112,11 @@ impl Bus {
             return Err(Error::new(Code::Closed, "the bus is closed"));
         }
         Ok(&self.0.core)
+    }
+
+    /// Where its history is.
+    pub(crate) fn store(&self) -> &Store {
+        &self.0.store
     }
 
     /// The engine of a bus that is alive.
@@ -145,39 +154,47 @@ impl Bus {
         if newest.epoch() == epoch {
             return Ok(newest);
         }
-        if epoch > newest.epoch() {
-            return Err(Error::new(
-                Code::EpochNotFound,
-                format!("there is no epoch {epoch}; the newest is {}", newest.epoch()),
-            ));
-        }
         drop(newest);
-        if epoch < core.base_epoch() {
-            return Err(Error::new(
-                Code::EpochNotFound,
-                format!(
-                    "epoch {epoch} is older than this fork of epoch {}; ask its parent",
-                    core.base_epoch()
-                ),
-            ));
+        self.check_known(core, epoch)?;
+        match self.0.in_memory {
+            true => self.0.past.whole(epoch, core.parent()),
+            false => Snapshot::newest(&self.0.past.open(epoch)?.0),
         }
-        let mut cached = lock(&self.0.replay);
-        let replay = match cached.take() {
-            Some(replay) if replay.epoch() <= epoch => replay,
-            _ => {
-                let base = core.parent().map_or(Base::Store, Base::Fork);
-                Replay::begin(&self.0.store, &base, epoch, self.0.max_memory)?
-            }
+    }
+
+    /// Refuses an epoch that this bus never had.
+    fn check_known(&self, core: &Core, epoch: u64) -> Result<()> {
+        let (newest, base) = (core.epoch(), core.base_epoch());
+        let what = if epoch > newest {
+            format!("there is no epoch {epoch}; the newest is {newest}")
+        } else if epoch < base {
+            format!("epoch {epoch} is older than this fork of epoch {base}; ask its parent")
+        } else {
+            return Ok(());
         };
-        let snapshot = replay.to(&self.0.store, epoch)?;
-        *cached = Some(replay);
-        Ok(snapshot)
+        Err(Error::new(Code::EpochNotFound, what))
+    }
+
+    /// What it takes to read all of an epoch; nothing for one that is in memory.
+    pub fn cost(&self, epoch: u64) -> Result<Cost> {
+        let core = self.alive()?;
+        self.check_known(core, epoch)?;
+        if epoch == core.epoch() && core.lazy().is_none() || epoch == core.base_epoch() {
+            return Ok(Cost::default());
+        }
+        let end = lock(&core.sequencer).log.as_ref().map(Log::end).or(self.0.read_end);
+        let mut cost = self.0.past.cost(epoch, end)?;
+        cost.records -= core.base_epoch().min(cost.records);
+        Ok(cost)
     }
 
     /// The newest bytes of a page.
     #[inline]
     pub fn view(&self, page: u64) -> Result<View> {
         let core = self.alive()?;
+        if core.lazy().is_some() {
+            return Snapshot::brief(core).view(page);
+        }
         let pin = Pin::brief(core);
         let slot = table::get(core.mem(), pin.root.table, pin.root.height, page)
             .ok_or_else(|| apply::no_page(page))?;
@@ -253,6 +270,7 @@ impl Bus {
 
     /// Makes the newest state equal to an earlier one.
     pub fn restore(&self, to: &Snapshot, how: &How<'_>) -> Result<Committed> {
+        let to = &to.whole()?;
         let done = self.commit_with(how, &mut |head, batch| restore::plan(head, to, batch))?;
         trace::restore(done.epoch, to.epoch());
         Ok(done)
@@ -261,9 +279,9 @@ impl Bus {
     /// An independent bus in memory that begins with what a snapshot shows and shares its frames.
     pub fn fork(&self, at: &Snapshot) -> Result<Bus> {
         self.alive()?;
-        let core = Core::fork(at)?;
+        let core = Core::fork(&at.whole()?)?;
         trace::fork(at.epoch());
-        Bus::on_ram(core, &Options::default(), self.0.max_memory)
+        Bus::on_ram(core, &Options::default(), self.0.past.max_memory)
     }
 
     /// Commits of `since..=until`, clamped to what is there.
@@ -281,13 +299,13 @@ impl Bus {
     ) -> Result<LogIter> {
         let core = self.alive()?;
         let (since, until) = (since.max(core.base_epoch() + 1), until.min(core.epoch()));
-        LogIter::new(&self.0.indexes, wanted, since, until, reverse)
+        LogIter::new(&self.0.past.indexes, wanted, since, until, reverse)
     }
 
     /// The last epoch of this bus's log whose time is not after `time`.
     pub fn epoch_as_of(&self, time: u64) -> Result<Option<u64>> {
         let core = self.alive()?;
-        self.0.indexes.epoch_as_of(time, core.epoch())
+        self.0.past.indexes.epoch_as_of(time, core.epoch())
     }
 
     /// Makes everything committed so far durable. Returns the durable epoch.
@@ -343,7 +361,7 @@ impl Bus {
         let core = &self.0.core;
         let end = core.segment.load(Ordering::Relaxed);
         let from = self.0.indexed.fetch_max(end, Ordering::Relaxed);
-        let indexes = Arc::clone(&self.0.indexes);
+        let indexes = Arc::clone(&self.0.past.indexes);
         let work = move || indexes.catch_up(from, end);
         let is_real = lock(&core.sequencer).log.as_ref().is_some_and(Log::is_real);
         let builder = std::thread::Builder::new().name("mmsb-index".into());
@@ -474,12 +492,12 @@ impl Inner {
         if !planted(Defect::CheckpointBeforeLog) {
             core.wait_durable(epoch)?;
         }
+        let digest = at.digest()?;
         let names = checkpoint::install(&*store.vfs, &store.dir, epoch)?;
         checkpoint::sync_names(&*names, &store.dir)
             .inspect_err(|error| *ended = Some(error.clone()))?;
         let mut seq = lock(&core.sequencer);
-        let marked =
-            seq.log.as_mut().map_or(Ok(()), |log| log.append_mark(epoch, at.digest(), size));
+        let marked = seq.log.as_mut().map_or(Ok(()), |log| log.append_mark(epoch, digest, size));
         if let Err(error) = marked {
             if seq.log.as_ref().is_some_and(|log| log.usable().is_err()) {
                 seq.fail(&error);
@@ -496,7 +514,7 @@ impl Inner {
         if self.core.is_foreign() || self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        *lock(&self.replay) = None;
+        self.past.close();
         let _checkpoint_ends_first = lock(&self.checkpointing);
         let newest = lock(&self.core.sequencer).newest.epoch;
         let published = self.core.wait_published(newest);
@@ -512,9 +530,9 @@ impl Inner {
         let closed = if usable { log.close() } else { Ok(()) };
         if closed.is_ok() && usable {
             self.core.durable.store(self.core.epoch(), Ordering::Release);
-            self.indexes.catch_up(self.indexed.load(Ordering::Relaxed), log.end().seq + 1);
+            self.past.indexes.catch_up(self.indexed.load(Ordering::Relaxed), log.end().seq + 1);
         }
-        self.indexes.close();
+        self.past.indexes.close();
         trace::close(&self.store.dir, self.core.epoch());
         published.and(closed)
     }

@@ -16,8 +16,8 @@ mod tests;
 #[cfg(test)]
 mod write_tests;
 
-pub(crate) use load::load;
-pub(crate) use read::verify;
+pub(crate) use load::{fill, load, place, put_page, put_tag};
+pub(crate) use read::{Item, Place, Reader, verify};
 pub(crate) use write::write;
 
 use std::io;
@@ -63,7 +63,9 @@ fn temp(store: &Path, epoch: u64) -> PathBuf {
 }
 
 fn file_name(epoch: u64) -> String {
-    format!("{epoch:016x}{EXTENSION}")
+    let name = format!("{epoch:016x}{EXTENSION}");
+    assert_eq!(name.len(), 16 + EXTENSION.len(), "the order of names is not that of epochs");
+    name
 }
 
 /// The file of an epoch's checkpoint.
@@ -87,12 +89,21 @@ pub(crate) fn sync_names(names: &dyn VfsDir, store: &Path) -> Result<()> {
 
 /// Whether a checkpoint was made without being asked for. One that cannot be read is left alone.
 pub(crate) fn is_automatic(vfs: &dyn Vfs, store: &Path, epoch: u64) -> Result<bool> {
+    Ok(whole_header(vfs, store, epoch)?.is_some_and(|head| header::is_automatic(&head)))
+}
+
+/// The store that a checkpoint says it is of, if its header is whole.
+pub(crate) fn uuid(vfs: &dyn Vfs, store: &Path, epoch: u64) -> Result<Option<[u8; 16]>> {
+    Ok(whole_header(vfs, store, epoch)?.map(|head| header::uuid(&head)))
+}
+
+fn whole_header(vfs: &dyn Vfs, store: &Path, epoch: u64) -> Result<Option<[u8; HEADER]>> {
     let path = path(store, epoch);
     let file =
         vfs.open(&path, OpenKind::Read).map_err(|e| Error::storage(&path, &e, "cannot read"))?;
     let mut head = [0; HEADER];
     let read = read_exact_at(&*file, 0, &mut head);
-    Ok(read.is_ok() && header::is_whole(&head) && header::is_automatic(&head))
+    Ok(Some(head).filter(|head| read.is_ok() && header::is_whole(head)))
 }
 
 /// Whether a checkpoint has the state that the log says it has: one of a copy of the store that lived on has its name too.

@@ -10,12 +10,13 @@ mod tests;
 use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use crate::arena::{Arena, Backing, Mem, Slots};
 use crate::edit::Dead;
 use crate::group::Group;
+use crate::lazy::Lazy;
 use crate::log::Log;
 use crate::reclaim::Reclaim;
 use crate::root::{HEAD_BYTES, Head, Root};
@@ -46,6 +47,8 @@ pub(crate) struct Core {
     pub(crate) digests: Mutex<HashMap<u64, (u64, u128)>>,
     /// What a fork stands on: it shares the frames made up to this epoch.
     parent: Option<Snapshot>,
+    /// Where the bytes of pages come from that nobody has looked at yet, if this is one epoch of a store.
+    lazy: OnceLock<Box<Lazy>>,
     generation: u64,
 }
 
@@ -65,6 +68,7 @@ impl Core {
 
     /// An engine that begins with what a snapshot shows and shares its frames.
     pub(crate) fn fork(parent: &Snapshot) -> Result<Arc<Core>> {
+        assert!(parent.core().lazy().is_none(), "a fork stands on all bytes");
         Core::build(Arc::clone(&parent.core().arena), *parent.root(), None, Some(parent.clone()))
     }
 
@@ -90,6 +94,7 @@ impl Core {
             views: LargeViews::default(),
             digests: Mutex::new(HashMap::new()),
             parent,
+            lazy: OnceLock::new(),
             generation: fork::generation(),
             arena,
         });
@@ -115,6 +120,18 @@ impl Core {
     /// What this engine is a fork of.
     pub(crate) fn parent(&self) -> Option<&Snapshot> {
         self.parent.as_ref()
+    }
+
+    /// Shows the pages of one epoch of a store as they are looked at.
+    pub(crate) fn set_lazy(&self, lazy: Lazy) {
+        let is_first = self.lazy.set(Box::new(lazy)).is_ok();
+        assert!(is_first, "an engine shows one epoch of one store");
+    }
+
+    /// Where the bytes of pages come from that nobody has looked at yet.
+    #[inline]
+    pub(crate) fn lazy(&self) -> Option<&Lazy> {
+        self.lazy.get().map(|lazy| &**lazy)
     }
 
     /// Pieces made up to this epoch belong to the parent.

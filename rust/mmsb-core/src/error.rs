@@ -124,7 +124,7 @@ impl Error {
         if let Some(epoch) = epoch {
             message.push_str(&format!(" (epoch {epoch})"));
         }
-        message.push_str("; run `mmsb verify`, and restore from a backup or salvage what is good");
+        message.push_str("; run `mmsb verify`, and restore from a backup or save what is good with `mmsb recover`");
         let detail = Detail { file: Some(file.to_path_buf()), offset, epoch, ..Detail::default() };
         Error { code: Code::Corruption, message, detail }
     }

@@ -11,9 +11,11 @@ use crate::arena::Backing;
 use crate::core::Core;
 use crate::delta::{Op, Ops};
 use crate::index::{Indexes, Query, Wanted};
-use crate::log::{self, LogCursor, OwnedCommit};
+use crate::lazy::{self, Tails};
+use crate::log::{self, LogCursor, OwnedCommit, Position};
 use crate::museum::{Defect, planted};
 use crate::snapshot::Snapshot;
+use crate::sync::{Mutex, lock};
 use crate::vfs::Vfs;
 use crate::{Code, Error, Result, checkpoint, fork, trace};
 
@@ -50,6 +52,11 @@ impl LogEntry {
         self.0.meta.as_deref()
     }
 
+    /// Its operations as the log has them; equal ones make equal states of equal ones.
+    pub(crate) fn raw(&self) -> &[u8] {
+        &self.0.ops
+    }
+
     /// Its operations in order.
     pub fn ops(&self) -> impl Iterator<Item = Result<Op<'_>>> {
         Ops::new(&self.0.ops).map(|op| {
@@ -73,7 +80,7 @@ pub struct LogIter {
 
 #[derive(Debug)]
 enum Reading {
-    All(LogCursor),
+    All(Box<LogCursor>),
     Some(Query),
 }
 
@@ -92,7 +99,7 @@ impl LogIter {
                 // What is wrong with that segment is met on the way.
                 let start =
                     if since <= until { indexes.start(since).unwrap_or(None) } else { None };
-                Reading::All(cursor.beginning_at(start))
+                Reading::All(Box::new(cursor.beginning_at(start)))
             }
             false => {
                 let (indexes, wanted) = (Arc::clone(indexes), wanted.clone());
@@ -120,8 +127,100 @@ impl Iterator for LogIter {
     }
 }
 
+/// What it takes to read all of an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cost {
+    /// The epoch of the checkpoint that it begins with.
+    pub checkpoint: Option<u64>,
+    /// Bytes of that checkpoint and of the log behind it, at most.
+    pub bytes: u64,
+    /// Commits between the checkpoint and the epoch.
+    pub records: u64,
+}
+
+/// The past of a bus: what opening an epoch needs, and what it keeps for the next one.
+#[derive(Debug)]
+pub(crate) struct Past {
+    pub(crate) store: Store,
+    pub(crate) indexes: Arc<Indexes>,
+    pub(crate) max_memory: u64,
+    replay: Mutex<Option<Replay>>,
+    pub(crate) tails: Tails,
+}
+
+impl Past {
+    pub(crate) fn new(indexes: Arc<Indexes>, max_memory: u64) -> Past {
+        let store = indexes.store.clone();
+        Past { store, indexes, max_memory, replay: Mutex::default(), tails: Tails::default() }
+    }
+
+    /// An epoch, page by page. Returns an engine that shows it, and the epoch of the checkpoint that it begins with.
+    pub(crate) fn open(self: &Arc<Past>, epoch: u64) -> Result<lazy::Opened> {
+        if let Some(opened) = lazy::open(self, epoch)? {
+            return Ok(opened);
+        }
+        let replay = Replay::begin(&self.store, &Base::Store, epoch, self.max_memory)?;
+        replay.to(&self.store, epoch)?;
+        Ok((replay.core, None))
+    }
+
+    /// An epoch with all pages, of a fork of `parent` or of a store.
+    pub(crate) fn whole(&self, epoch: u64, parent: Option<&Snapshot>) -> Result<Snapshot> {
+        let mut cached = lock(&self.replay);
+        let replay = match cached.take() {
+            Some(replay) if replay.epoch() <= epoch => replay,
+            _ => {
+                let base = parent.map_or(Base::Store, Base::Fork);
+                Replay::begin(&self.store, &base, epoch, self.max_memory)?
+            }
+        };
+        let snapshot = replay.to(&self.store, epoch)?;
+        *cached = Some(replay);
+        Ok(snapshot)
+    }
+
+    /// What [`Past::whole`] would read; the log ends at `end`.
+    pub(crate) fn cost(&self, epoch: u64, end: Option<Position>) -> Result<Cost> {
+        let store = &self.store;
+        let checkpoint = lazy::newest_checkpoint(self, epoch)?;
+        let from = checkpoint.as_ref().map_or(0, |reader| reader.head.epoch);
+        let mut bytes = checkpoint.as_ref().map_or(0, |reader| reader.head.size());
+        let names = log::list(&*store.vfs, &store.dir)?;
+        for (n, &name) in names.iter().enumerate() {
+            let last = names.get(n + 1).map_or(u64::MAX, |next| next.first_epoch - 1);
+            if from == epoch || last <= from || name.first_epoch > epoch {
+                continue;
+            }
+            let mut walk = log::open_sparse(&*store.vfs, &store.dir, name, Some(store.uuid))?;
+            bytes += match self.indexes.get(name, &mut walk, last < u64::MAX)? {
+                Some(index) => index.bounds(from + 1, epoch).1,
+                None => {
+                    let size = walk.window.size()?;
+                    end.filter(|end| end.seq == name.seq).map_or(size, |end| size.min(end.offset))
+                }
+            };
+        }
+        Ok(Cost { checkpoint: checkpoint.map(|_| from), bytes, records: epoch - from })
+    }
+
+    /// Lets go of what is kept for the next epoch.
+    pub(crate) fn close(&self) {
+        *lock(&self.replay) = None;
+        lock(&self.tails).clear();
+    }
+}
+
+/// The epochs of the checkpoints that an epoch may be made from, the newest first.
+pub(crate) fn usable(store: &Store, epoch: u64) -> Result<impl Iterator<Item = u64>> {
+    let known = checkpoint::list(&*store.vfs, &store.dir)?;
+    Ok(known
+        .into_iter()
+        .rev()
+        .filter(move |&at| at <= epoch || planted(Defect::ReplayFromLaterBase)))
+}
+
 /// What a replay begins with.
-pub(crate) enum Base<'a> {
+enum Base<'a> {
     /// The empty state, or the newest checkpoint at or before the epoch.
     Store,
     /// What a fork stands on.
@@ -130,49 +229,55 @@ pub(crate) enum Base<'a> {
 
 /// An engine that has been brought to a past epoch. It goes forward for later ones; snapshots of it stay.
 #[derive(Debug)]
-pub(crate) struct Replay {
+struct Replay {
     core: Arc<Core>,
+    /// The checkpoint that it began with, and the digest of its state.
+    base: Option<(u64, u128)>,
 }
 
 impl Replay {
     /// Begins a replay that will go to `epoch`.
-    pub(crate) fn begin(
-        store: &Store,
-        base: &Base<'_>,
-        epoch: u64,
-        max_memory: u64,
-    ) -> Result<Replay> {
-        let core = match base {
-            Base::Fork(at) => Core::fork(at)?,
+    fn begin(store: &Store, base: &Base<'_>, epoch: u64, max_memory: u64) -> Result<Replay> {
+        let (core, loaded) = match base {
+            Base::Fork(at) => (Core::fork(at)?, None),
             Base::Store => {
                 let fresh = || Core::new(BACKING, max_memory, false);
-                let core = fresh()?;
-                let known = checkpoint::list(&*store.vfs, &store.dir)?;
-                let usable = known
-                    .into_iter()
-                    .rev()
-                    .filter(|&at| at <= epoch || planted(Defect::ReplayFromLaterBase));
-                load_newest(store, usable, core, &fresh, &mut |_, _| {})?.0
+                load_newest(store, usable(store, epoch)?, fresh()?, &fresh, &mut |_, _| {})?
             }
         };
+        let digest = |at| Ok::<_, Error>((at, Snapshot::brief(&core).digest()?));
+        let base = loaded.map(digest).transpose()?;
         let is_past = core.epoch() <= epoch || planted(Defect::ReplayFromLaterBase);
         assert!(is_past, "a replay goes forward");
-        Ok(Replay { core })
+        Ok(Replay { core, base })
     }
 
-    pub(crate) fn epoch(&self) -> u64 {
+    fn epoch(&self) -> u64 {
         self.core.epoch()
     }
 
     /// Applies the log up to `epoch` and shows it.
-    pub(crate) fn to(&self, store: &Store, epoch: u64) -> Result<Snapshot> {
+    fn to(&self, store: &Store, epoch: u64) -> Result<Snapshot> {
         let from = self.core.epoch() + 1;
-        let mut cursor = LogCursor::new(Arc::clone(&store.vfs), &store.dir, from, epoch, false)?;
+        // The mark of the checkpoint lies behind the commit that it is of.
+        let first = log::list(&*store.vfs, &store.dir)?.first().map(|name| name.first_epoch);
+        let base = self.base.filter(|&(at, _)| at + 1 == from && first.is_some_and(|e| e <= at));
+        let since = base.map_or(from, |(at, _)| at);
+        let vfs = Arc::clone(&store.vfs);
+        let mut cursor = LogCursor::new(vfs, &store.dir, since, epoch, false)?;
         while let Some(commit) = cursor.next_commit()? {
+            if commit.epoch < from {
+                continue;
+            }
             self.core
                 .replay(commit.epoch, commit.time, commit.ops)
                 .map_err(|e| at_record(e, &commit))?;
             assert_eq!(self.core.epoch(), commit.epoch, "a commit makes its epoch");
+        }
+        if let Some((at, digest)) = base {
+            for mark in cursor.marks.iter().filter(|mark| mark.epoch == at) {
+                checkpoint::check(&store.dir, digest, mark)?;
+            }
         }
         let snapshot = Snapshot::newest(&self.core)?;
         assert!(snapshot.epoch() + 1 >= from, "a replay goes forward");
@@ -223,5 +328,6 @@ pub(crate) fn load_newest(
             Err(error) => return Err(error),
         }
     }
+    assert_eq!(core.epoch(), 0, "what could not be loaded is shown");
     Ok((core, None))
 }

@@ -1,5 +1,5 @@
 //! Indexes: for a sealed segment of the log a file that says where in it the commits of a page, of a source or with
-//! certain metadata are, and which epochs and times lie where.
+//! certain metadata are, those that change more than bytes, and which epochs and times lie where.
 //!
 //! Invariants: an index says nothing that its segment does not say, and can be made anew at any time; a file under its
 //! final name is complete; one that does not end where its segment ends, with the same chain value, means nothing; no
@@ -17,11 +17,12 @@ mod exact_tests;
 mod tests;
 
 pub(crate) use query::Query;
+pub(crate) use read::Index;
 pub(crate) use write::{Indexes, verify};
 
 use std::path::{Path, PathBuf};
 
-use crate::delta::Ops;
+use crate::delta::{Op, Ops};
 use crate::hash::h64;
 #[cfg(test)]
 use crate::log::u64_at;
@@ -82,7 +83,13 @@ enum Kind {
     Page = 0,
     Source = 1,
     Meta = 2,
+    Other = 3,
 }
+
+/// The key of commits that do more than write bytes.
+pub(crate) const STRUCTURE: u64 = (Kind::Other as u64) << 62;
+/// The key of checkpoint marks.
+pub(crate) const MARKS: u64 = STRUCTURE | 1;
 
 /// The key of a page is its id, that of a text a part of its hash: short keys make small indexes, and that two texts
 /// share one costs a look.
@@ -107,7 +114,7 @@ impl Wanted {
 
     /// The keys that such a commit has.
     fn keys(&self) -> Vec<u64> {
-        let page = self.page.filter(|&id| id < 1 << 62).map(|id| key(Kind::Page, id));
+        let page = self.page.and_then(page_key);
         let source = self.source.iter().map(|source| text_key(Kind::Source, source));
         let meta = self.meta.iter().map(|member| text_key(Kind::Meta, member));
         page.into_iter().chain(source).chain(meta).collect()
@@ -118,17 +125,29 @@ fn text_key(kind: Kind, text: &str) -> u64 {
     key(kind, h64(text.as_bytes()))
 }
 
+/// The key of a page's commits; none for an id that no page can have.
+pub(crate) fn page_key(id: u64) -> Option<u64> {
+    (id < 1 << 62).then(|| key(Kind::Page, id))
+}
+
+/// The keys of what a commit did: of its pages, and whether it did more than write.
+pub(crate) fn deeds<'a>(commit: &Commit<'a>) -> impl Iterator<Item = u64> + use<'a> {
+    let most = if planted(Defect::IndexForgetsPages) { 1 } else { usize::MAX };
+    let is_more = |op: &Op<'_>| !matches!(op, Op::Write { .. });
+    let more = Ops::new(commit.ops).map_while(Result::ok).any(|op| is_more(&op));
+    pages(commit).take(most).filter_map(page_key).chain(more.then_some(STRUCTURE))
+}
+
 /// All keys of a commit.
 fn keys<'a>(commit: &Commit<'a>) -> impl Iterator<Item = u64> + use<'a> {
     let source = commit.source.map(|source| text_key(Kind::Source, source));
     let meta = members(commit.meta).map(|member| text_key(Kind::Meta, member));
-    let most = if planted(Defect::IndexForgetsPages) { 1 } else { usize::MAX };
-    pages(commit).take(most).map(|id| key(Kind::Page, id)).chain(source).chain(meta)
+    deeds(commit).chain(source).chain(meta)
 }
 
 /// The pages that a commit touched, some of them again and again; of damaged operations those before the damage.
 fn pages<'a>(commit: &Commit<'a>) -> impl Iterator<Item = u64> + use<'a> {
-    Ops::new(commit.ops).map_while(Result::ok).filter_map(|op| op.page()).filter(|&id| id < 1 << 62)
+    Ops::new(commit.ops).map_while(Result::ok).filter_map(|op| op.page())
 }
 
 /// The members of a canonical JSON object at its top level, each as it stands there.

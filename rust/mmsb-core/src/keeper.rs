@@ -56,6 +56,7 @@ fn superfluous(epochs: &[u64]) -> Vec<u64> {
     let gone: Vec<u64> =
         older.iter().copied().filter(|epoch| !kept.insert((newest - epoch).ilog2())).collect();
     assert_eq!(kept.len() + gone.len(), older.len(), "each of them stays or goes");
+    assert!(older.is_empty() || !kept.is_empty(), "of the older ones none stays");
     gone
 }
 
@@ -70,7 +71,9 @@ pub(crate) fn thin(store: &Store, tagged: &[(String, u64)]) -> Result<()> {
     }
     for epoch in superfluous(&automatic) {
         assert!(tagged.iter().all(|&(_, named)| named != epoch), "those of tags stay");
-        assert!(automatic.last() != Some(&epoch), "the newest stays");
+        let newest = &automatic[automatic.len().saturating_sub(2)..];
+        assert!(!newest.contains(&epoch), "the newest two stay");
+        assert!(automatic.contains(&epoch), "those that were asked for stay");
         let path = checkpoint::path(&store.dir, epoch);
         store.vfs.unlink(&path).map_err(|e| Error::storage(&path, &e, "cannot remove"))?;
     }

@@ -8,15 +8,15 @@ use std::time::Instant;
 use crate::arena::BLOCK;
 use crate::bus::{Bus, Inner};
 use crate::core::Core;
-use crate::history::{BACKING, Store};
+use crate::history::{BACKING, Past, Store};
 use crate::index::Indexes;
 use crate::keeper::Keeper;
-use crate::log::{self, Log, LogOptions, OpenMode, Position};
+use crate::log::{self, Log, LogOptions, LogRecovery, OpenMode, Position};
 use crate::sequence::Durability;
 use crate::snapshot::Snapshot;
 use crate::sync::{Mutex, lock};
 use crate::vfs::{OsVfs, RamVfs, Vfs};
-use crate::{Code, Error, Result, checkpoint, history, trace};
+use crate::{Code, Error, Result, checkpoint, history, lazy, trace};
 
 /// How a store is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +105,7 @@ pub(crate) fn durability_code(durability: Durability) -> u8 {
     durability as u8
 }
 
-fn durability_of(code: u8) -> Durability {
+pub(crate) fn durability_of(code: u8) -> Durability {
     match code {
         0 => Durability::Memory,
         1 => Durability::Os,
@@ -113,7 +113,7 @@ fn durability_of(code: u8) -> Durability {
     }
 }
 
-fn max_memory(options: &Options) -> Result<u64> {
+pub(crate) fn max_memory(options: &Options) -> Result<u64> {
     match options.max_memory {
         Some(least) if least < 1 << 20 => Err(Error::new(
             Code::Argument,
@@ -129,7 +129,7 @@ pub(crate) fn absolute(dir: &Path) -> Result<PathBuf> {
     std::path::absolute(dir).map_err(|e| Error::storage(dir, &e, "cannot find"))
 }
 
-fn log_options(options: &Options, durability: Durability) -> LogOptions {
+pub(crate) fn log_options(options: &Options, durability: Durability) -> LogOptions {
     let default = LogOptions::default();
     LogOptions {
         segment_bytes: options.segment_bytes.unwrap_or(default.segment_bytes),
@@ -159,7 +159,8 @@ impl Bus {
         seq.log = Some(log);
         seq.log_in_memory = true;
         drop(seq);
-        Ok(Bus::assemble(core, store, Mode::ReadWrite, true, Durability::Memory, max_memory, None))
+        let past = Arc::new(Past::new(Arc::new(Indexes::new(store, false, 0)), max_memory));
+        Ok(Bus::assemble(core, past, Mode::ReadWrite, true, Durability::Memory, 0, None))
     }
 
     /// A new store in a directory.
@@ -176,9 +177,12 @@ impl Bus {
         let core = Core::new(BACKING, max_memory, true)?;
         let log = Log::create(Arc::clone(&vfs), dir, log_options(options, durability))?;
         let store = Store { vfs, dir: dir.to_path_buf(), uuid: log.meta().uuid };
+        let (segment, least) = log.segments();
         lock(&core.sequencer).log = Some(log);
         trace::create(dir, durability.as_str());
-        Ok(Bus::assemble(core, store, Mode::ReadWrite, false, durability, max_memory, None))
+        let indexes = Arc::new(Indexes::new(store, true, least));
+        let past = Arc::new(Past::new(indexes, max_memory));
+        Ok(Bus::assemble(core, past, Mode::ReadWrite, false, durability, segment, None))
     }
 
     /// Opens a store. `progress` is told bytes done and bytes in all.
@@ -218,38 +222,32 @@ impl Bus {
         let began = Instant::now();
         let max_memory = max_memory(options)?;
         let dir = &absolute(dir)?;
-        let meta = match log::read_meta(&*vfs, dir) {
+        if mode == Mode::Read {
+            return Bus::open_to_read(vfs, dir, options, max_memory, began, progress);
+        }
+        match log::read_meta(&*vfs, dir) {
             Err(error) if error.code == Code::BusNotFound && mode == Mode::Append => {
                 return Bus::create_on(vfs, dir, options);
             }
-            done => done,
+            done => done?,
         };
-        let (meta, open_mode) = if mode == Mode::Read {
-            let meta = meta?;
-            let locked =
-                vfs.locked(&dir.join("lock")).map_err(|e| Error::storage(dir, &e, "look at"))?;
-            let durable_only = locked && durability_of(meta.durability) == Durability::Disk;
-            (meta, OpenMode::Reader { durable_only })
-        } else {
-            meta?;
-            let lock = log::lock(&*vfs, dir)?;
-            (log::read_meta(&*vfs, dir)?, OpenMode::Writer(lock))
-        };
+        let lock_held = log::lock(&*vfs, dir)?;
+        let meta = log::read_meta(&*vfs, dir)?;
         let durability = options.durability.unwrap_or(durability_of(meta.durability));
         let store = Store { vfs, dir: dir.to_path_buf(), uuid: meta.uuid };
-        let fresh = || Core::new(BACKING, max_memory, mode != Mode::Read);
+        let fresh = || Core::new(BACKING, max_memory, true);
         let known = checkpoint::list(&*store.vfs, dir)?;
         let (core, checkpoint_epoch) =
             history::load_newest(&store, known.into_iter().rev(), fresh()?, &fresh, progress)?;
         let from = checkpoint_epoch.unwrap_or(0);
-        let digest = checkpoint_epoch.map(|_| Snapshot::brief(&core).digest());
+        let digest = checkpoint_epoch.map(|_| Snapshot::brief(&core).digest()).transpose()?;
         let opts = log_options(options, durability);
         let (log, found) = log::open(
             Arc::clone(&store.vfs),
             dir,
             opts,
             from,
-            open_mode,
+            OpenMode::Writer(lock_held),
             &mut |commit| {
                 core.replay(commit.epoch, commit.time, commit.ops)
                     .map_err(|e| history::at_record(e, &commit))
@@ -259,6 +257,40 @@ impl Bus {
         for mark in found.marks.iter().filter(|mark| Some(mark.epoch) == checkpoint_epoch) {
             digest.map_or(Ok(()), |digest| checkpoint::check(dir, digest, mark))?;
         }
+        let (segment, least) = log.as_ref().map_or((0, 0), Log::segments);
+        lock(&core.sequencer).log = log;
+        let indexes = Indexes::new(store, true, least);
+        let opened = Opened { found, checkpoint_epoch, began, durability, mode: Mode::ReadWrite };
+        Ok(Bus::opened(core, Arc::new(Past::new(Arc::new(indexes), max_memory)), segment, opened))
+    }
+
+    /// Reads where the log ends, and of the pages nothing yet.
+    fn open_to_read(
+        vfs: Arc<dyn Vfs>,
+        dir: &Path,
+        options: &Options,
+        max_memory: u64,
+        began: Instant,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Bus> {
+        let meta = log::read_meta(&*vfs, dir)?;
+        let locked =
+            vfs.locked(&dir.join("lock")).map_err(|e| Error::storage(dir, &e, "look at"))?;
+        let stored = durability_of(meta.durability);
+        let durable_only = locked && stored == Durability::Disk;
+        let store = Store { vfs, dir: dir.to_path_buf(), uuid: meta.uuid };
+        let indexes = Arc::new(Indexes::new(store, false, 0));
+        let past = Arc::new(Past::new(indexes, max_memory));
+        let found = lazy::newest(&past, &meta, durable_only, progress)?;
+        let (core, checkpoint_epoch) = past.open(found.last_epoch)?;
+        let durability = options.durability.unwrap_or(stored);
+        let opened = Opened { found, checkpoint_epoch, began, durability, mode: Mode::Read };
+        Ok(Bus::opened(core, past, 0, opened))
+    }
+
+    fn opened(core: Arc<Core>, past: Arc<Past>, segment: u64, opened: Opened) -> Bus {
+        let Opened { found, checkpoint_epoch, began, durability, mode } = opened;
+        let (dir, read_end) = (&past.store.dir, found.end);
         let recovery = Recovery {
             epoch: core.epoch(),
             checkpoint_epoch,
@@ -268,7 +300,6 @@ impl Bus {
             seconds: began.elapsed().as_secs_f64(),
         };
         core.durable.store(core.epoch(), Ordering::Release);
-        lock(&core.sequencer).log = log;
         trace::recovery_done(
             dir,
             recovery.epoch,
@@ -276,43 +307,43 @@ impl Bus {
             recovery.records,
             recovery.seconds,
         );
-        let mode = if mode == Mode::Read { Mode::Read } else { Mode::ReadWrite };
         trace::open(dir, mode.as_str(), durability.as_str(), recovery.epoch);
-        let opened = Some((recovery, found.end));
-        Ok(Bus::assemble(core, store, mode, false, durability, max_memory, opened))
+        Bus::assemble(core, past, mode, false, durability, segment, Some((recovery, read_end)))
     }
 
     fn assemble(
         core: Arc<Core>,
-        store: Store,
+        past: Arc<Past>,
         mode: Mode,
         in_memory: bool,
         durability: Durability,
-        max_memory: u64,
+        segment: u64,
         opened: Option<(Recovery, Position)>,
     ) -> Bus {
-        let writes = !in_memory && mode == Mode::ReadWrite;
-        let seq = lock(&core.sequencer);
-        let (segment, least) = seq.log.as_ref().map_or((0, 0), Log::segments);
-        drop(seq);
-        let indexes = Arc::new(Indexes::new(store.clone(), writes, least));
         let read_end = opened.as_ref().filter(|_| mode == Mode::Read).map(|&(_, end)| end);
         let (log, pages) = core.log_and_page_bytes();
         Bus::from_inner(Inner {
             core,
-            store,
-            indexes,
+            store: past.store.clone(),
+            past,
             indexed: AtomicU64::new(segment),
             mode,
             in_memory,
             durability,
-            max_memory,
             recovery: opened.map(|(recovery, _)| recovery),
             closed: AtomicBool::new(false),
-            replay: Mutex::new(None),
             checkpointing: Mutex::new(None),
             keeper: Keeper::new(log, pages),
             read_end,
         })
     }
+}
+
+/// What opening a store found.
+struct Opened {
+    found: LogRecovery,
+    checkpoint_epoch: Option<u64>,
+    began: Instant,
+    durability: Durability,
+    mode: Mode,
 }

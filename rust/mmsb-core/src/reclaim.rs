@@ -99,7 +99,9 @@ impl Reclaim {
 
     /// Bytes that old versions hold.
     pub(crate) fn held_bytes(&self) -> u64 {
-        self.all().map(|dead| size_class(dead.len)).sum()
+        let held = self.all().map(|dead| size_class(dead.len)).sum();
+        assert!(self.bytes <= held, "less is held than waits");
+        held
     }
 
     /// A process is being forked: keep what it may see until the pipe's other end is closed.
@@ -123,6 +125,18 @@ impl Reclaim {
         self.frozen.extend(waiting.map(|dead| Frozen { dead, first: number, last: number }));
         self.bytes = 0;
         self.guards.push(Guard { pipe, epoch, number });
+        self.check_guards();
+    }
+
+    /// What holds of children and of what they may show.
+    fn check_guards(&self) {
+        let Reclaim { guards, frozen, forks, .. } = self;
+        assert!(guards.is_sorted_by(|a, b| a.number < b.number), "forks stay in their order");
+        assert!(guards.is_sorted_by(|a, b| a.epoch <= b.epoch), "epochs go back from fork to fork");
+        assert!(guards.last().is_none_or(|guard| guard.number < *forks), "a fork is to come");
+        assert!(frozen.iter().all(|f| f.first <= f.last), "what is frozen is for no child");
+        assert!(frozen.iter().all(|f| f.last < *forks), "what is frozen is for a fork to come");
+        assert!(frozen.is_empty() || !guards.is_empty(), "what is frozen is for children gone");
     }
 
     fn drop_gone_guards(&mut self) {
@@ -132,7 +146,6 @@ impl Reclaim {
         if guards.len() == before {
             return;
         }
-        assert!(guards.is_sorted_by_key(|guard| guard.number), "forks stay in their order");
         frozen.retain(|&Frozen { dead, first, last }| {
             let next = guards.partition_point(|guard| guard.number < first);
             let kept = guards.get(next).is_some_and(|guard| guard.number <= last);
@@ -141,6 +154,7 @@ impl Reclaim {
             }
             kept
         });
+        self.check_guards();
     }
 
     /// Frees what nothing reaches. `all` also looks again at what views held the last time.

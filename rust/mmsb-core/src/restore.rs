@@ -15,12 +15,16 @@ fn is_one(a: &PageInfo, b: &PageInfo) -> bool {
 /// swapped theirs.
 pub(crate) fn plan(head: &Snapshot, to: &Snapshot, batch: &mut Batch) -> Result<()> {
     assert!(batch.is_empty(), "a restore is all that its batch does");
-    let changed = head.changed_pages(to);
+    let changed = head.changed_pages(to)?;
     assert!(changed.is_sorted_by(|a, b| a < b), "each page is restored once, in id order");
-    let kept =
-        |id: u64| head.info(id).filter(|have| to.info(id).is_some_and(|to| is_one(have, &to)));
-    let renamed =
-        |id: u64| head.info(id).map(|info| info.name) != to.info(id).map(|info| info.name);
+    let kept = |id: u64| {
+        head.described(id).filter(|have| to.described(id).is_some_and(|to| is_one(have, &to)))
+    };
+    let renamed = |id: u64| {
+        head.described(id).map(|info| info.name) != to.described(id).map(|info| info.name)
+    };
+    let is_somewhere = |&id: &u64| head.slot(id).is_some() || to.slot(id).is_some();
+    assert!(changed.iter().all(is_somewhere), "a page differs that is nowhere");
     for &id in changed.iter().filter(|&&id| head.slot(id).is_some() && kept(id).is_none()) {
         batch.delete(id);
     }
@@ -28,7 +32,7 @@ pub(crate) fn plan(head: &Snapshot, to: &Snapshot, batch: &mut Batch) -> Result<
         batch.rename(id, None);
     }
     for &id in &changed {
-        let (Some(slot), Some(want)) = (to.slot(id), to.info(id)) else { continue };
+        let (Some(slot), Some(want)) = (to.slot(id), to.described(id)) else { continue };
         let Some(have) = kept(id) else {
             batch.create(
                 id,
@@ -56,6 +60,10 @@ pub(crate) fn plan(head: &Snapshot, to: &Snapshot, batch: &mut Batch) -> Result<
             batch.set_meta(id, &want.meta);
         }
         let ranges = head.diff(to, id)?;
+        let common = have.nbytes.min(want.nbytes);
+        assert!(ranges.iter().all(|&(start, stop)| start < stop), "a change has no bytes");
+        assert!(ranges.is_sorted_by(|a, b| a.1 <= b.0), "changes lie in each other");
+        assert!(ranges.last().is_none_or(|last| last.1 <= common), "a change lies past the page");
         if (have.nbytes, &have.shape) != (want.nbytes, &want.shape) {
             batch.resize(id, &want.shape, want.nbytes);
         }

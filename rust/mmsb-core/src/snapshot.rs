@@ -10,7 +10,7 @@ use crate::diff::diff_ranges_at;
 use crate::root::Root;
 use crate::table::{self, Slot};
 use crate::view::View;
-use crate::{Result, apply, page};
+use crate::{Code, Result, apply, page};
 
 /// A pinned epoch; the pin goes with the value.
 #[derive(Debug)]
@@ -148,17 +148,72 @@ impl Snapshot {
         catalog::find_page(self.0.core.mem(), &self.0.root, name)
     }
 
+    /// The same epoch with the bytes of all pages.
+    pub(crate) fn whole(&self) -> Result<Snapshot> {
+        match self.0.core.lazy() {
+            Some(lazy) => Ok(lazy.whole()?.clone()),
+            None => Ok(self.clone()),
+        }
+    }
+
+    /// Whether looking at a page may read files.
+    #[inline]
+    pub fn reads_files(&self) -> bool {
+        self.0.core.lazy().is_some()
+    }
+
+    /// Where the bytes `start..stop` of a page are; the engine that has them, and the slot there.
+    fn shown(&self, page: u64, start: u64, stop: u64) -> Result<(&Arc<Core>, Slot)> {
+        let slot = self.slot_or_err(page)?;
+        // Whoever is shown the bytes refuses what is not inside.
+        let Some(lazy) = self.0.core.lazy().filter(|_| start <= stop && stop <= slot.len) else {
+            return Ok((&self.0.core, slot));
+        };
+        let whole = match lazy.known() {
+            Some(whole) => whole,
+            None => match lazy.show(&self.0.core, page, &slot, (start, stop)) {
+                Ok(slot) => return Ok((&self.0.core, slot)),
+                // What is damaged may not be needed: an older checkpoint and the log behind it say the same.
+                Err(error) if error.code == Code::Corruption => lazy.whole()?,
+                Err(error) => return Err(error),
+            },
+        };
+        Ok((&whole.0.core, whole.slot_or_err(page)?))
+    }
+
     /// The description of a page.
-    pub fn info(&self, page: u64) -> Option<PageInfo> {
+    pub fn info(&self, page: u64) -> Result<Option<PageInfo>> {
+        if self.slot(page).is_none() {
+            return Ok(None);
+        }
+        let (core, slot) = self.shown(page, 0, 0)?;
+        Ok(Some(catalog::info(core.mem(), page, slot)))
+    }
+
+    /// The description of a page of the newest state, or of an epoch that is there as a whole.
+    pub(crate) fn described(&self, page: u64) -> Option<PageInfo> {
+        assert!(self.0.core.lazy().is_none(), "a page is described by halves");
         self.slot(page).map(|slot| catalog::info(self.0.core.mem(), page, slot))
     }
 
     /// The descriptions of all pages, in id order.
-    pub fn infos(&self) -> Vec<PageInfo> {
-        let mem = self.0.core.mem();
+    pub fn infos(&self) -> Result<Vec<PageInfo>> {
+        let whole = self.whole()?;
+        let (mem, root) = (whole.0.core.mem(), &whole.0.root);
         let mut all = Vec::new();
-        table::walk(mem, self.0.root.table, self.0.root.height, &mut |id, slot| {
+        table::walk(mem, root.table, root.height, &mut |id, slot| {
             all.push(catalog::info(mem, id, slot));
+        });
+        Ok(all)
+    }
+
+    /// The ids and names of all pages, in id order.
+    pub fn names(&self) -> Vec<(u64, Option<String>)> {
+        let (mem, root) = (self.0.core.mem(), &self.0.root);
+        let mut all = Vec::new();
+        table::walk(mem, root.table, root.height, &mut |id, slot| {
+            let name = Desc::at(mem, slot.desc).name().to_owned();
+            all.push((id, Some(name).filter(|name| !name.is_empty())));
         });
         all
     }
@@ -170,15 +225,15 @@ impl Snapshot {
 
     /// The bytes of a page.
     pub fn view(&self, page: u64) -> Result<View> {
-        self.0.core.check_foreign()?;
-        let slot = self.slot_or_err(page)?;
-        View::pinned(&self.0.core, page, &slot, 0, slot.len)
+        let stop = self.slot_or_err(page)?.len;
+        self.view_range(page, 0, stop)
     }
 
     /// Some bytes of a page.
     pub fn view_range(&self, page: u64, start: u64, stop: u64) -> Result<View> {
         self.0.core.check_foreign()?;
-        View::pinned(&self.0.core, page, &self.slot_or_err(page)?, start, stop)
+        let (core, slot) = self.shown(page, start, stop)?;
+        View::pinned(core, page, &slot, start, stop)
     }
 
     /// Copies bytes of a page from `offset` on into `out`.
@@ -188,13 +243,15 @@ impl Snapshot {
         if offset > slot.len || out.len() as u64 > slot.len - offset {
             return Err(apply::past_end(page, offset, out.len() as u64, slot.len));
         }
-        page::read(self.0.core.mem(), &slot, offset, out);
+        let (core, slot) = self.shown(page, offset, offset + out.len() as u64)?;
+        page::read(core.mem(), &slot, offset, out);
         Ok(())
     }
 
     /// The state hash of this epoch.
-    pub fn digest(&self) -> u128 {
-        crate::digest::state(&self.0.core, &self.0.root)
+    pub fn digest(&self) -> Result<u128> {
+        let whole = self.whole()?;
+        Ok(crate::digest::state(&whole.0.core, &whole.0.root))
     }
 
     fn same_arena(&self, other: &Snapshot) -> bool {
@@ -202,16 +259,17 @@ impl Snapshot {
     }
 
     /// Ids of the pages that differ in bytes, shape, name or metadata, or are on one side only; in id order.
-    pub fn changed_pages(&self, other: &Snapshot) -> Vec<u64> {
-        let (a, b) = (self.root(), other.root());
+    pub fn changed_pages(&self, other: &Snapshot) -> Result<Vec<u64>> {
+        let (one, other) = (self.whole()?, other.whole()?);
+        let (a, b) = (one.root(), other.root());
         let mut ids = Vec::new();
-        if self.same_arena(other) {
-            let mem = self.0.core.mem();
+        if one.same_arena(&other) {
+            let mem = one.0.core.mem();
             table::walk_changed(mem, (a.table, a.height), (b.table, b.height), &mut |id, _, _| {
                 ids.push(id)
             });
         } else {
-            for snapshot in [self, other] {
+            for snapshot in [&one, &other] {
                 let mem = snapshot.0.core.mem();
                 let root = snapshot.root();
                 table::walk(mem, root.table, root.height, &mut |id, _| ids.push(id));
@@ -219,8 +277,8 @@ impl Snapshot {
             ids.sort_unstable();
             ids.dedup();
         }
-        ids.retain(|&id| self.differs(other, id));
-        ids
+        ids.retain(|&id| one.differs(&other, id));
+        Ok(ids)
     }
 
     fn differs(&self, other: &Snapshot, id: u64) -> bool {
@@ -244,15 +302,15 @@ impl Snapshot {
     /// Byte ranges that differ between two versions of a page, within their common length, rounded out to whole
     /// elements.
     pub fn diff(&self, other: &Snapshot, page: u64) -> Result<Vec<(u64, u64)>> {
-        let (a, b) = (self.slot_or_err(page)?, other.slot_or_err(page)?);
-        let (left, right) = (self.0.core.mem(), other.0.core.mem());
+        let len = self.slot_or_err(page)?.len.min(other.slot_or_err(page)?.len);
+        let ((one, a), (two, b)) = (self.shown(page, 0, len)?, other.shown(page, 0, len)?);
+        let (left, right) = (one.mem(), two.mem());
+        let is_one = Arc::ptr_eq(&one.arena, &two.arena);
         let itemsize = Desc::at(left, a.desc).itemsize().max(1) as usize;
-        let len = a.len.min(b.len);
-        let mut ranges = Vec::new();
-        let mut block = vec![0; BLOCK as usize];
+        let (mut block, mut ranges) = (vec![0; BLOCK as usize], Vec::new());
         page::parts(left, &a, 0, len, &mut |at, bytes| {
             let stop = at + bytes.len() as u64;
-            if self.same_arena(other) && page::same_range(left, &a, &b, at, stop) {
+            if is_one && page::same_range(left, &a, &b, at, stop) {
                 return;
             }
             let other = &mut block[..bytes.len()];

@@ -104,6 +104,8 @@ events! {
         index_failed(file: &Path, error: &str);
     INFO "mmsb.backup.done" "a copy of the store was made"
         backup_done(path: &Path, epoch: u64);
+    INFO "mmsb.salvage.done" "what is good of a damaged store was written into a new one"
+        salvage_done(path: &Path, epoch: u64, problems: u64);
     ERROR "mmsb.verify.problem" "verify found damage"
         verify_problem(file: &Path, offset: Option<u64>, epoch: Option<u64>, error: &str);
 }

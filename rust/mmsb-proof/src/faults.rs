@@ -181,6 +181,7 @@ impl Faulted {
         let commits = !matches!(
             act,
             Act::Backup
+                | Act::Recover
                 | Act::Sync
                 | Act::Reopen
                 | Act::Checkpoint
@@ -189,7 +190,7 @@ impl Faulted {
         );
         self.ended |= !commits || error.code == Code::CommitOutcomeUnknown;
         if !driver.bus.is_closed() {
-            check_snapshot(&driver.bus.snapshot().unwrap(), driver.head());
+            check_snapshot(&driver.bus.snapshot().unwrap(), driver.head()).unwrap();
         }
         driver.check_kept();
         self.noted(error);

@@ -141,7 +141,7 @@ pub fn child(mut given: impl Iterator<Item = String>) {
 fn shown(bus: &Bus) -> State {
     let snapshot = bus.snapshot().unwrap();
     let mut pages = BTreeMap::new();
-    for info in snapshot.infos() {
+    for info in snapshot.infos().unwrap() {
         let bytes = snapshot.view(info.id).unwrap().bytes().to_vec();
         let page = Page { name: info.name, meta: info.meta, bytes, epoch: info.epoch };
         pages.insert(info.id, page);

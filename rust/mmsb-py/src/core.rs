@@ -41,11 +41,14 @@ impl Core {
     }
 
     /// The newest epoch, pinned.
-    pub(crate) fn newest<T>(
+    pub(crate) fn newest<T: Send>(
         &self,
         py: Python<'_>,
-        f: impl FnOnce(Snapshot) -> Result<T>,
+        f: impl FnOnce(Snapshot) -> Result<T> + Send,
     ) -> PyResult<T> {
+        if self.bus.reads_files() {
+            return enter::detached(py, || f(self.bus.glance()?));
+        }
         enter::attached(py, || f(self.bus.glance()?))
     }
 
@@ -245,11 +248,15 @@ impl Core {
 
     fn info(&self, py: Python<'_>, page: &Bound<'_, PyAny>) -> PyResult<Option<PageInfo>> {
         let page = args::u64_of(page, "page")?;
-        self.newest(py, |pin| Ok(pin.info(page).map(PageInfo)))
+        self.newest(py, |pin| Ok(pin.info(page)?.map(PageInfo)))
     }
 
     fn infos(&self, py: Python<'_>) -> PyResult<Vec<PageInfo>> {
-        self.newest(py, |pin| Ok(pin.infos().into_iter().map(PageInfo).collect()))
+        self.newest(py, |pin| Ok(pin.infos()?.into_iter().map(PageInfo).collect()))
+    }
+
+    fn names(&self, py: Python<'_>) -> PyResult<Vec<(u64, Option<String>)>> {
+        self.newest(py, |pin| Ok(pin.names()))
     }
 
     fn tags(&self, py: Python<'_>) -> PyResult<Vec<(String, u64)>> {
@@ -443,6 +450,24 @@ impl Core {
         Ok((report.records, report.bytes, problems.map(Bound::into_any).collect()))
     }
 
+    #[pyo3(signature = (other, progress=None))]
+    fn part(
+        &self,
+        py: Python<'_>,
+        other: &Core,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Option<u64>> {
+        let (a, b) = (&self.bus, &other.bus);
+        enter::with_progress(py, progress.as_ref(), |report| mmsb_core::part(a, b, report))
+    }
+
+    /// Checkpoint, bytes and records.
+    fn cost(&self, py: Python<'_>, epoch: &Bound<'_, PyAny>) -> PyResult<(Option<u64>, u64, u64)> {
+        let epoch = args::u64_of(epoch, "epoch")?;
+        let cost = enter::detached(py, || self.bus.cost(epoch))?;
+        Ok((cost.checkpoint, cost.bytes, cost.records))
+    }
+
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let all = PyDict::new(py);
         for (name, value) in enter::attached(py, || self.bus.stats())? {
@@ -495,7 +520,7 @@ fn table<'a, 'py>(
 
 /// Puts the operations of an append into `batch`.
 fn grow(newest: &Snapshot, batch: &mut CoreBatch, page: u64, rows: u64, data: &[u8]) -> Result<()> {
-    let info = newest.info(page).ok_or_else(|| errors::no_page(page))?;
+    let info = newest.info(page)?.ok_or_else(|| errors::no_page(page))?;
     let overflow = || Error::new(Code::Argument, format!("page {page} cannot grow by {rows} rows"));
     let mut shape = info.shape;
     let Some((first, rest)) = shape.split_first_mut() else {

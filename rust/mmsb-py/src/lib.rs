@@ -12,6 +12,7 @@ mod errors;
 mod layout;
 mod log;
 mod page;
+mod salvage;
 mod snap;
 mod stage;
 mod trace;
@@ -30,6 +31,8 @@ mod _core {
     use super::log::LogEntry;
     #[pymodule_export]
     use super::page::PageBase;
+    #[pymodule_export]
+    use super::salvage::{Salvage, recover, verify};
     #[pymodule_export]
     use super::snap::{PageInfo, Snap};
     #[pymodule_export]

@@ -52,7 +52,7 @@ pub(crate) fn described<'py>(
     id: u64,
 ) -> PyResult<(Bound<'py, PyAny>, bool)> {
     let (info, view) = core.newest(py, |pin| {
-        let info = pin.info(id).ok_or_else(|| errors::no_page(id))?;
+        let info = pin.info(id)?.ok_or_else(|| errors::no_page(id))?;
         Ok((info, pin.view(id)?))
     })?;
     let is_copy = view.is_copy();
@@ -64,9 +64,13 @@ impl PageBase {
         self.core.get()
     }
 
-    fn newest<T>(&self, py: Python<'_>, f: impl FnOnce(mmsb_core::PageInfo) -> T) -> PyResult<T> {
+    fn newest<T: Send>(
+        &self,
+        py: Python<'_>,
+        f: impl FnOnce(mmsb_core::PageInfo) -> T + Send,
+    ) -> PyResult<T> {
         let id = self.id;
-        self.core().newest(py, |pin| Ok(f(pin.info(id).ok_or_else(|| errors::no_page(id))?)))
+        self.core().newest(py, |pin| Ok(f(pin.info(id)?.ok_or_else(|| errors::no_page(id))?)))
     }
 
     /// The layout, and whether the page was larger than a block when it was looked up.
@@ -264,7 +268,7 @@ impl PageBase {
 }
 
 fn rows_of(pin: &Snapshot, id: u64, row: u64) -> mmsb_core::Result<u64> {
-    Ok(pin.info(id).ok_or_else(|| errors::no_page(id))?.nbytes / row)
+    Ok(pin.info(id)?.ok_or_else(|| errors::no_page(id))?.nbytes / row)
 }
 
 /// Zeros that the allocator may refuse.

@@ -112,8 +112,16 @@ impl Snap {
         })
     }
 
-    fn with<T>(&self, py: Python<'_>, f: impl FnOnce(Snapshot) -> Result<T>) -> PyResult<T> {
-        enter::attached(py, || f(self.get()?))
+    fn with<T: Send>(
+        &self,
+        py: Python<'_>,
+        f: impl FnOnce(Snapshot) -> Result<T> + Send,
+    ) -> PyResult<T> {
+        let pin = enter::attached(py, || self.get())?;
+        if pin.reads_files() {
+            return enter::detached(py, || f(pin));
+        }
+        enter::attached(py, || f(pin))
     }
 }
 
@@ -153,11 +161,15 @@ impl Snap {
 
     fn info(&self, py: Python<'_>, page: &Bound<'_, PyAny>) -> PyResult<Option<PageInfo>> {
         let page = args::u64_of(page, "page")?;
-        self.with(py, |pin| Ok(pin.info(page).map(PageInfo)))
+        self.with(py, |pin| Ok(pin.info(page)?.map(PageInfo)))
     }
 
     fn infos(&self, py: Python<'_>) -> PyResult<Vec<PageInfo>> {
-        self.with(py, |pin| Ok(pin.infos().into_iter().map(PageInfo).collect()))
+        self.with(py, |pin| Ok(pin.infos()?.into_iter().map(PageInfo).collect()))
+    }
+
+    fn names(&self, py: Python<'_>) -> PyResult<Vec<(u64, Option<String>)>> {
+        self.with(py, |pin| Ok(pin.names()))
     }
 
     fn tags(&self, py: Python<'_>) -> PyResult<Vec<(String, u64)>> {
@@ -167,7 +179,7 @@ impl Snap {
     fn view<'py>(&self, py: Python<'py>, page: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let page = args::u64_of(page, "page")?;
         let (info, view) = self.with(py, |pin| {
-            let info = pin.info(page).ok_or_else(|| errors::no_page(page))?;
+            let info = pin.info(page)?.ok_or_else(|| errors::no_page(page))?;
             Ok((info, pin.view(page)?))
         })?;
         layout::array_of(py, view, &info)
@@ -195,12 +207,12 @@ impl Snap {
 
     fn digest(&self, py: Python<'_>) -> PyResult<String> {
         let pin = enter::attached(py, || self.get())?;
-        enter::detached(py, || Ok(format!("{:032x}", pin.digest())))
+        enter::detached(py, || Ok(format!("{:032x}", pin.digest()?)))
     }
 
     fn changed_pages(&self, py: Python<'_>, other: &Snap) -> PyResult<Vec<u64>> {
         let (pin, other) = enter::attached(py, || Ok((self.get()?, other.get()?)))?;
-        enter::detached(py, || Ok(pin.changed_pages(&other)))
+        enter::detached(py, || pin.changed_pages(&other))
     }
 
     fn diff(

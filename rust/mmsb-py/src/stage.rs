@@ -272,7 +272,7 @@ impl Stage {
         let kept = match &base {
             None => 0,
             Some(base) => enter::attached(py, || {
-                let info = base.get().get()?.info(id).ok_or_else(|| errors::no_page(id))?;
+                let info = base.get().get()?.info(id)?.ok_or_else(|| errors::no_page(id))?;
                 Ok(info.nbytes.min(nbytes))
             })?,
         };

@@ -6,7 +6,7 @@ use super::damage;
 use crate::Result;
 use crate::apply::MAX_ID;
 use crate::hash::h64;
-use crate::log::{FORMAT, check_version, checked, u64_at};
+use crate::log::{FORMAT, array, check_version, checked, u64_at};
 
 pub(super) const HEADER: usize = 4096;
 const MAGIC: [u8; 16] = *b"\x89MMSB ckpt\r\n\x1a\n\0\xff";
@@ -28,26 +28,36 @@ const END: usize = 152;
 const SUM: usize = HEADER - 8;
 
 const _: () = {
-    assert!(VERSION == MAGIC.len() && VERSION == 16 && REQUIRED == 24, "as in all files");
-    assert!(OPTIONAL == REQUIRED + 8 && UUID == OPTIONAL + 8 && EPOCH == UUID + 16);
-    assert!(INDEX_AT == EPOCH + 5 * 8 && SIZE == INDEX_AT + 2 * 8 && INDEX_HASH == SIZE + 8);
-    assert!(DIGEST == INDEX_HASH + 16 && END == DIGEST + 16 && END < SUM);
+    // As in all files.
+    assert!(VERSION == MAGIC.len());
+    assert!(VERSION == 16);
+    assert!(REQUIRED == 24);
+    // Each field behind the one before it.
+    assert!(OPTIONAL == REQUIRED + 8);
+    assert!(UUID == OPTIONAL + 8);
+    assert!(EPOCH == UUID + 16);
+    assert!(INDEX_AT == EPOCH + 5 * 8);
+    assert!(SIZE == INDEX_AT + 2 * 8);
+    assert!(INDEX_HASH == SIZE + 8);
+    assert!(DIGEST == INDEX_HASH + 16);
+    assert!(END == DIGEST + 16);
+    assert!(END < SUM);
 };
 
 /// What a checkpoint's header says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Header {
+pub(crate) struct Header {
     pub(super) automatic: bool,
     pub(super) uuid: [u8; 16],
-    pub(super) epoch: u64,
-    pub(super) time: u64,
-    pub(super) next_id: u64,
+    pub(crate) epoch: u64,
+    pub(crate) time: u64,
+    pub(crate) next_id: u64,
     pub(super) pages: u64,
     pub(super) tags: u64,
     pub(super) index_at: u64,
     pub(super) index_len: u64,
     pub(super) index_hash: u128,
-    pub(super) digest: u128,
+    pub(crate) digest: u128,
 }
 
 fn wide(head: &[u8; HEADER], at: usize) -> u128 {
@@ -64,9 +74,14 @@ pub(super) fn is_automatic(head: &[u8; HEADER]) -> bool {
     head[AUTOMATIC] == 1
 }
 
+/// The store that the checkpoint is of.
+pub(super) fn uuid(head: &[u8; HEADER]) -> [u8; 16] {
+    array(head, UUID)
+}
+
 impl Header {
     /// The size of the file.
-    pub(super) fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.index_at + self.index_len
     }
 
@@ -74,7 +89,8 @@ impl Header {
         assert!(self.index_at >= HEADER as u64, "the index lies behind the header");
         assert!(self.index_at.is_multiple_of(8), "the index is aligned");
         assert!(self.epoch < MAX_EPOCH, "a log has come to the end of its epochs");
-        assert!(self.next_id >= 1 && self.next_id <= MAX_ID, "ids are within their range");
+        assert!(self.next_id >= 1, "ids begin with 1");
+        assert!(self.next_id <= MAX_ID, "ids are within their range");
         assert!(self.epoch > 0 || self.pages + self.tags == 0, "something is before all commits");
         assert!(self.pages + self.tags <= self.index_len, "an entry takes no bytes");
         let mut head = [0; HEADER];
@@ -93,6 +109,7 @@ impl Header {
         head[DIGEST..END].copy_from_slice(&self.digest.to_le_bytes());
         let sum = h64(&head[..SUM]);
         head[SUM..].copy_from_slice(&sum.to_le_bytes());
+        assert!(is_whole(&head), "a header reads as none");
         head
     }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::header::{HEADER, Header};
+use super::read::{Entry, Fields};
 use super::{TEMP, dir, no_memory, temp};
 use crate::arena::{BLOCK, Mem, is_denied};
 use crate::catalog::Desc;
@@ -21,7 +22,8 @@ use crate::{Error, Result, blocks, page};
 const CHUNK: usize = 1 << 20;
 /// Most bytes of what is appended at once.
 const PIECE: usize = BLOCK as usize;
-const _: () = assert!(PIECE >= 4096 && CHUNK >= PIECE, "what aligns a page is a piece too");
+const _: () = assert!(PIECE >= 4096, "what aligns a page is a piece too");
+const _: () = assert!(CHUNK >= PIECE, "a piece is written at once");
 
 /// Makes room for so many bytes more in memory that may be refused.
 fn reserve(buf: &mut Vec<u8>, more: usize, path: &Path) -> Result<()> {
@@ -69,6 +71,8 @@ impl<'a> Out<'a> {
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         assert!(bytes.len() <= PIECE, "what is appended comes in pieces");
         assert!(self.buf.len() < CHUNK, "full pieces have been written");
+        let room = self.buf.capacity() - self.buf.len();
+        assert!(room >= bytes.len(), "memory is asked for that may not be refused");
         self.buf.extend_from_slice(bytes);
         if self.buf.len() >= CHUNK { self.flush() } else { Ok(()) }
     }
@@ -81,6 +85,7 @@ impl<'a> Out<'a> {
     }
 
     fn flush(&mut self) -> Result<()> {
+        assert!(self.buf.len() < CHUNK + PIECE, "a full piece was not written in time");
         write_all_at(self.file, self.at, &self.buf)
             .map_err(|e| Error::storage(self.path, &e, "cannot write"))?;
         self.at += self.buf.len() as u64;
@@ -103,6 +108,7 @@ pub(crate) fn write(
     remove_remains(vfs, store)?;
     let file = vfs.open(&temp, OpenKind::CreateNew).map_err(|e| fail(e, "cannot create"))?;
     let written = fill(&*file, &temp, uuid, at, automatic).and_then(|size| {
+        assert!(size >= HEADER as u64 + at.root().bytes, "a checkpoint is smaller than its pages");
         if planted(Defect::RenamedBeforeSync) { Ok(()) } else { file.sync() }
             .map(|()| size)
             .map_err(|e| fail(e, "cannot sync"))
@@ -147,12 +153,13 @@ fn fill(
         index_at: out.end(),
         index_len: index.buf.len() as u64,
         index_hash: h128(&index.buf),
-        digest: at.digest(),
+        digest: at.digest()?,
     };
     for piece in index.buf.chunks(PIECE) {
         out.put(piece)?;
     }
     out.flush()?;
+    assert!(out.buf.is_empty(), "a part of a checkpoint was not written");
     assert_eq!(out.at, head.size(), "all of a checkpoint was written");
     assert!(head.index_at - HEADER as u64 >= at.root().bytes, "pages lie in each other");
     let bytes = head.encode();
@@ -192,6 +199,8 @@ fn put_tags(index: &mut Index<'_>, at: &Snapshot) -> Result<u64> {
         let mut entry = Vec::new();
         put_text(&mut entry, name);
         put_varint(&mut entry, *epoch);
+        let read = Fields::new(&entry).tag();
+        assert_eq!(read, Some((name.as_str(), *epoch)), "a tag reads as another");
         index.put(&entry)?;
     }
     Ok(tags.len() as u64)
@@ -204,6 +213,7 @@ fn put_page(
     id: u64,
     slot: &Slot,
 ) -> Result<()> {
+    assert!(!index.buf.is_empty() || out.end() == HEADER as u64, "a page has bytes and no entry");
     let desc = Desc::at(mem, slot.desc);
     let mut entry = Vec::new();
     put_varint(&mut entry, id);
@@ -217,9 +227,11 @@ fn put_page(
     put_varint(&mut entry, slot.epoch);
     put_varint(&mut entry, desc.epoch());
     out.align(if page::is_one_block(slot.len) { 8 } else { 4096 })?;
-    put_varint(&mut entry, out.end());
+    let (begin, end) = (out.end(), out.end() + slot.len);
+    put_varint(&mut entry, begin);
+    let from = index.buf.len();
     index.put(&entry)?;
-    let (begin, hashes) = (out.end(), index.buf.len());
+    let hashes = index.buf.len();
     let mut done = Ok(());
     page::parts(mem, slot, 0, slot.len, &mut |_, bytes| {
         if done.is_ok() {
@@ -227,8 +239,12 @@ fn put_page(
         }
     });
     done?;
-    assert_eq!(out.end() - begin, slot.len, "all bytes of a page were written");
+    assert_eq!(out.end(), end, "all bytes of a page were written");
     let hashes = (index.buf.len() - hashes) as u64;
     assert_eq!(hashes, 16 * blocks::count(slot.len), "each block of a page has its hash");
+    let read = Entry::read(&mut Fields::new(&index.buf[from..]), HEADER as u64..=end);
+    let read = read.map(|read| (read.id, read.place.at, read.end, read.epoch, read.desc_epoch));
+    let meant = (id, begin, end, slot.epoch, desc.epoch());
+    assert_eq!(read, Some(meant), "an entry reads as another");
     Ok(())
 }

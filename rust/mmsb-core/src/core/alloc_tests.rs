@@ -41,9 +41,9 @@ fn look(at: &Snapshot) -> Result<Seen> {
     Ok(Seen {
         epoch: at.epoch(),
         next_id: at.next_id(),
-        digest: at.digest(),
+        digest: at.digest()?,
         tags: at.tags(),
-        pages: at.infos().into_iter().map(with_bytes).collect::<Result<_>>()?,
+        pages: at.infos()?.into_iter().map(with_bytes).collect::<Result<_>>()?,
     })
 }
 
@@ -393,7 +393,7 @@ fn held_is_what_is_visible(seed: u64, steps: usize) -> u64 {
     for _ in 0..steps {
         let head = bus.glance().unwrap();
         let id = if ids.is_empty() { 0 } else { ids[below(ids.len() as u64) as usize] };
-        let len = head.info(id).map_or(0, |info| info.nbytes);
+        let len = head.info(id).unwrap().map_or(0, |info| info.nbytes);
         let size = [0, 50, 900, BLOCK, BLOCK + 1, 4 * BLOCK + 77][below(6) as usize];
         let new = head.next_id();
         drop(head);
@@ -446,7 +446,7 @@ fn held_is_what_is_visible(seed: u64, steps: usize) -> u64 {
     let now = newest(&bus);
     let all = bus.core().unwrap().arena.alloc().used();
     bus.close().unwrap();
-    let fresh = open(&files, Mode::Read).unwrap();
+    let fresh = open(&files, Mode::ReadWrite).unwrap();
     assert_eq!(newest(&fresh), now, "seed {seed}");
     assert_eq!(pieces(&fresh), used, "seed {seed}");
     all.saturating_sub(fresh.core().unwrap().arena.alloc().used())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{BLOCK, END, ENTRY, HASH, HEADER, MAGIC, MARK, SEQ, STRIDE, UUID, path};
 use crate::hash::{h64, h128};
 use crate::history::Store;
-use crate::log::{self, SEAL, SegmentName, Walk, take_varint, u64_at};
+use crate::log::{self, Seal, SegmentName, Walk, take_varint, u64_at};
 use crate::museum::{Defect, planted};
 use crate::vfs::{OpenKind, VfsFile, read_exact_at, read_vec};
 use crate::{Error, Result};
@@ -31,8 +31,9 @@ pub(crate) struct Index {
     file: Arc<dyn VfsFile>,
     path: Arc<Path>,
     first_epoch: u64,
-    /// Where the seal of the segment begins.
+    /// Where the seal of the segment begins, and what it says.
     seal: u64,
+    pub(crate) ends: Seal,
     /// Offset and time of every 64th commit.
     marks: Vec<(u64, u64)>,
     directory: Vec<Entry>,
@@ -43,7 +44,7 @@ pub(crate) struct Index {
 impl Index {
     /// Opens the index of the segment that `walk` has just opened. None if there is none that says what this segment
     /// says now.
-    pub(super) fn open(store: &Store, name: SegmentName, walk: &mut Walk) -> Result<Option<Index>> {
+    pub(crate) fn open(store: &Store, name: SegmentName, walk: &mut Walk) -> Result<Option<Index>> {
         let path: Arc<Path> = path(&store.dir, name).into();
         let failed = |e: std::io::Error| Error::storage(&path, &e, "cannot read");
         let file = match store.vfs.open(&path, OpenKind::Read) {
@@ -63,7 +64,13 @@ impl Index {
         let (seal, chain, end) = (word(3), word(4), word(5));
         let is_its = log::array(&head, UUID) == store.uuid
             && (word(0), word(1)) == (name.seq, name.first_epoch);
-        if !is_its || !ends_so(walk, seal, chain, end)? {
+        let ends = Seal {
+            commits: word(2),
+            epoch: name.first_epoch.wrapping_add(word(2)).wrapping_sub(1),
+            chain,
+            end,
+        };
+        if !is_its || !ends_so(walk, seal, ends)? {
             return Ok(None);
         }
         let tables = |marks: u64, blocks: u64| {
@@ -91,7 +98,17 @@ impl Index {
         let blocks_at = HEADER as u64 + len;
         let first_epoch = name.first_epoch;
         let blocks_len = size - blocks_at;
-        Ok(Some(Index { file, path, first_epoch, seal, marks, directory, blocks_at, blocks_len }))
+        Ok(Some(Index {
+            file,
+            path,
+            first_epoch,
+            seal,
+            ends,
+            marks,
+            directory,
+            blocks_at,
+            blocks_len,
+        }))
     }
 
     /// The last marked commit that is not after `epoch`, and where it is.
@@ -110,7 +127,7 @@ impl Index {
     }
 
     /// Between which offsets the commits of these epochs are.
-    fn bounds(&self, since: u64, until: u64) -> (u64, u64) {
+    pub(crate) fn bounds(&self, since: u64, until: u64) -> (u64, u64) {
         let ordinal = |epoch: u64| epoch.saturating_sub(self.first_epoch) / STRIDE;
         let mark = |n: u64| usize::try_from(n).ok().and_then(|n| self.marks.get(n));
         let low = mark(ordinal(since)).map_or(self.seal, |m| m.0);
@@ -120,7 +137,7 @@ impl Index {
 
     /// Where the commits of `since..=until` may be that have all of these keys, in order, with some of the epochs around.
     /// None if the index is damaged.
-    pub(super) fn places(&self, keys: &[u64], since: u64, until: u64) -> Result<Option<Vec<u64>>> {
+    pub(crate) fn places(&self, keys: &[u64], since: u64, until: u64) -> Result<Option<Vec<u64>>> {
         let (low, high) = self.bounds(since, until);
         let mut all: Option<Vec<u64>> = None;
         for &key in keys {
@@ -176,11 +193,7 @@ fn take_run(mut block: &[u8], mut at: u64, key: u64, places: &mut Vec<u64>) -> O
 }
 
 /// Whether a segment ends with the seal that an index tells of.
-fn ends_so(walk: &mut Walk, seal: u64, chain: u64, end: u64) -> Result<bool> {
-    let size = walk.window.size()?;
-    let found = walk.window.record(&walk.header.salt, seal)?;
-    Ok(found.is_some_and(|(head, _)| {
-        let is_end = seal.checked_add(head.size()) == Some(end) && end == size;
-        is_end && head.kind == SEAL && head.chain_after() == chain
-    }) || planted(Defect::IndexNotBound))
+fn ends_so(walk: &mut Walk, offset: u64, seal: Seal) -> Result<bool> {
+    let is_end = seal.end == walk.window.size()? && walk.seal_at(offset)? == Some(seal);
+    Ok(is_end || planted(Defect::IndexNotBound))
 }

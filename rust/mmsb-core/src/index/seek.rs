@@ -15,7 +15,7 @@ impl Indexes {
         if since - name.first_epoch < STRIDE {
             return Ok(None);
         }
-        let mut walk = log::open_segment(&*store.vfs, &store.dir, name, None)?;
+        let mut walk = log::open_sparse(&*store.vfs, &store.dir, name, None)?;
         let index = Index::open(store, name, &mut walk)?;
         let mark = index.and_then(|index| index.mark_before(since));
         Ok(mark.map(|(offset, epoch)| Start { name, offset, epoch }))
@@ -26,7 +26,7 @@ impl Indexes {
         let store = &self.store;
         let names = log::list(&*store.vfs, &store.dir)?;
         let Some(&first) = names.first() else { return Ok(None) };
-        let open = |name| log::open_segment(&*store.vfs, &store.dir, name, None);
+        let open = |name| log::open_sparse(&*store.vfs, &store.dir, name, None);
         // A segment begins with the time of the commit before it, if there is one.
         let mut failed = None;
         let begins_by = |name: &SegmentName| {

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::read::Index;
 use super::{
-    BLOCK, CHAIN, END, ENTRY, EXTENSION, HASH, HEADER, MAGIC, MARK, SEQ, STRIDE, TEMP, UUID, dir,
-    file_name, keys, path,
+    BLOCK, CHAIN, END, ENTRY, EXTENSION, HASH, HEADER, MAGIC, MARK, MARKS, SEQ, STRIDE, TEMP, UUID,
+    dir, file_name, keys, path,
 };
 use crate::arena::is_denied;
 use crate::hash::{h64, h128};
@@ -33,7 +33,7 @@ impl Indexes {
 
     /// The index of a segment; of a sealed one that has none it is made, if it may be written. Without it the segment has
     /// to be read.
-    pub(super) fn get(
+    pub(crate) fn get(
         &self,
         name: SegmentName,
         walk: &mut Walk,
@@ -123,9 +123,13 @@ pub(super) fn build(store: &Store, name: SegmentName, least: u64) -> Result<Opti
         return Ok(None);
     }
     let (mut marks, mut pairs, mut seal) = (Vec::new(), Vec::new(), 0);
-    let no_memory = || {
-        let what = format!("no memory for the index of {}", name.file());
-        Error::new(Code::OutOfSpace, what)
+    let mut put = |key, at| {
+        if is_denied() || pairs.try_reserve(1).is_err() {
+            let what = format!("no memory for the index of {}", name.file());
+            return Err(Error::new(Code::OutOfSpace, what));
+        }
+        pairs.push((key, at));
+        Ok(())
     };
     loop {
         let (begin, number) = (walk.offset, walk.commits);
@@ -134,14 +138,9 @@ pub(super) fn build(store: &Store, name: SegmentName, least: u64) -> Result<Opti
                 if number.is_multiple_of(STRIDE) {
                     marks.push((begin, commit.time));
                 }
-                for key in keys(&commit) {
-                    if is_denied() || pairs.try_reserve(1).is_err() {
-                        return Err(no_memory());
-                    }
-                    pairs.push((key, begin));
-                }
+                keys(&commit).try_for_each(|key| put(key, begin))?;
             }
-            Step::Mark { .. } => {}
+            Step::Mark { .. } => put(MARKS, begin)?,
             Step::Other => seal = begin,
             Step::Nothing => break,
             Step::Wrong(what) => return Err(walk.damage(what)),

@@ -18,6 +18,7 @@ pub(crate) struct Active {
     pub(crate) segment: Arc<Segment>,
     pub(crate) salt: [u8; 16],
     pub(crate) base_time: u64,
+    pub(crate) first_epoch: u64,
     /// Where the next record goes.
     pub(crate) end: u64,
     pub(crate) commits: u64,
@@ -54,6 +55,7 @@ impl Active {
     ) -> std::result::Result<Active, (Error, bool)> {
         let begin = Position { seq: header.seq, offset: RECORDS };
         assert!(header.durable < begin, "a new segment is durable already");
+        assert!(header.seq > 0 || header.chain == 0, "the first segment follows another");
         let file = match vfs.open(made, OpenKind::CreateNew) {
             Ok(file) => file,
             Err(e) => return Err((Error::storage(made, &e, "create"), true)),
@@ -63,6 +65,7 @@ impl Active {
             segment,
             salt: header.salt,
             base_time: header.base_time,
+            first_epoch: header.first_epoch,
             end: RECORDS,
             commits: 0,
             told: 0,
@@ -75,9 +78,25 @@ impl Active {
                 .map_err(|e| Error::storage(path, &e, "write"))
         });
         match begun {
-            Ok(()) => Ok(active),
+            Ok(()) => {
+                active.check();
+                let room = active.reserved - active.end;
+                assert!(room >= SEAL_ROOM, "a new segment has no room for its seal");
+                Ok(active)
+            }
             Err(error) => Err((error, vfs.unlink(made).is_ok())),
         }
+    }
+
+    /// What holds between two records.
+    fn check(&self) {
+        assert!(self.end >= RECORDS, "a segment ends in its header");
+        assert!(self.end.is_multiple_of(8), "a segment ends inside a record");
+        assert!(self.end <= self.reserved, "a segment is longer than its space");
+        assert!(self.told < self.end, "a mark tells of what comes after it");
+        assert!(self.told.is_multiple_of(8), "a mark tells of a place inside a record");
+        let most = (self.end - RECORDS) / padded(HEADER as u64 + 1);
+        assert!(self.commits <= most, "a segment has more commits than records");
     }
 
     /// Lets the helper map the file, or maps it at once without one; where or as long as that is not possible records are
@@ -122,6 +141,7 @@ impl Active {
             Err(e) => return Err(Error::storage(&self.segment.path, &e, "reserve space in")),
         };
         assert!(self.reserved >= least, "less was reserved than asked for");
+        self.check();
         Ok(())
     }
 
@@ -188,8 +208,8 @@ impl Active {
 
     /// Cuts off what was reserved behind the last record; nothing is written any more.
     pub(crate) fn finish(&mut self) -> Result<()> {
-        assert!(self.end >= RECORDS, "a segment is cut into its header");
-        assert!(self.end <= self.reserved, "a segment is longer than its space");
+        self.check();
+        assert!(self.end > RECORDS, "a segment ends without its seal");
         self.mapped = None;
         let cut = self.segment.file.set_len(self.end);
         cut.map_err(|e| Error::storage(&self.segment.path, &e, "cut"))

@@ -91,6 +91,8 @@ pub(crate) fn unnamed(dir: &Path) -> PathBuf {
 
 /// Gives the first segment its name, durably: that makes the directory a store.
 pub(crate) fn announce(vfs: &dyn Vfs, dir: &Path, first: SegmentName, gate: &Gate) -> Result<()> {
+    assert_eq!(first.seq, 0, "a store begins with another segment than its first");
+    assert!(first.first_epoch > 0, "a store begins with no commit's epoch");
     let (begun, named) = (unnamed(dir), segment::log_dir(dir).join(first.file()));
     vfs.rename(&begun, &named).map_err(|e| Error::storage(&begun, &e, "create"))?;
     gate.sync_names()

@@ -7,7 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::reader::{Commit, Step, Walk, bad_header, commit_at, open_segment};
+use super::reader::{Commit, Step, Walk, bad_header, commit_at, open_sparse};
+use super::recover::CheckpointMark;
 use super::segment::{self, SegmentHeader, SegmentName};
 use crate::error::{Error, Result};
 use crate::vfs::Vfs;
@@ -51,6 +52,8 @@ pub struct LogCursor {
     stand: Option<Stand>,
     /// Where the walk of one segment may begin.
     start: Option<Start>,
+    /// Checkpoint marks that were passed on the way.
+    pub(crate) marks: Vec<CheckpointMark>,
     reverse: bool,
     done: bool,
 }
@@ -92,6 +95,10 @@ impl LogCursor {
         segments.retain(|s| s.first_epoch <= until);
         let first = segments.partition_point(|s| s.first_epoch <= since).saturating_sub(1);
         segments.drain(..first);
+        assert!(done || !segments.is_empty(), "a walk has no segment");
+        let begins = segments.first().map_or(0, |first| first.first_epoch);
+        assert!(done || begins <= since, "a walk begins behind its range");
+        assert!(segments.is_sorted_by(|a, b| a.seq + 1 == b.seq), "a segment is left out");
         if !reverse {
             segments.reverse();
         }
@@ -103,6 +110,7 @@ impl LogCursor {
             segments,
             stand: None,
             start: None,
+            marks: Vec::new(),
             reverse,
             done,
         })
@@ -112,6 +120,7 @@ impl LogCursor {
     /// for from the segment's beginning.
     pub(crate) fn beginning_at(mut self, start: Option<Start>) -> LogCursor {
         assert!(start.is_none_or(|start| start.epoch <= self.since), "a commit is left out");
+        assert!(self.stand.is_none(), "a walk is moved on its way");
         self.start = start;
         self
     }
@@ -124,18 +133,22 @@ impl LogCursor {
         // A walk that failed or ended does not go on.
         self.done = true;
         let stand = self.stand.take();
+        let next = stand.as_ref().map_or(self.since, |stand| stand.walk.epoch + 1);
         let found = if self.reverse { self.seek_back(stand) } else { self.seek_forward(stand) };
         let (stand, (offset, epoch)) = found?;
-        assert!(self.since <= epoch && epoch <= self.until, "an epoch outside of the range");
+        assert!(self.since <= epoch, "an epoch before the range");
+        assert!(epoch <= self.until, "an epoch behind the range");
+        assert!(self.reverse || epoch == next, "an epoch is left out");
         self.done = epoch == if self.reverse { self.since } else { self.until };
         at(&mut self.stand.insert(stand).walk, offset, epoch).map(Some)
     }
 
     fn open_next(&mut self) -> Result<Walk> {
         let name = self.segments.pop().ok_or_else(|| missing(&self.dir, self.since))?;
-        let mut walk = open_segment(&*self.vfs, &self.dir, name, None)?;
+        let mut walk = open_sparse(&*self.vfs, &self.dir, name, None)?;
         if let Some(start) = self.start.filter(|start| start.name == name) {
             walk.skip_to(start.offset, start.epoch)?;
+            assert!(walk.epoch < self.since, "a commit is left out");
         }
         Ok(walk)
     }
@@ -147,9 +160,12 @@ impl LogCursor {
             None => self.open_next()?,
         };
         loop {
-            match step_to_commit(&mut walk)? {
+            match step_to_commit(&mut walk, &mut self.marks)? {
                 Some((_, epoch)) if epoch < self.since => {}
-                Some(place) => return Ok((Stand { walk, left: Vec::new() }, place)),
+                Some(place) => {
+                    assert_eq!(place.1, walk.epoch, "a walk stands at another commit");
+                    return Ok((Stand { walk, left: Vec::new() }, place));
+                }
                 None if self.segments.is_empty() => return Err(walk.damage(MISSING)),
                 None => {
                     check_sealed(&walk)?;
@@ -173,7 +189,7 @@ impl LogCursor {
             let mut left = Vec::new();
             // What is behind the range may be half written; a segment with another behind it is read to its end.
             while after.is_some() || walk.epoch < self.until {
-                match step_to_commit(&mut walk)? {
+                match step_to_commit(&mut walk, &mut self.marks)? {
                     Some((_, epoch)) if epoch < self.since => {}
                     Some(place) => left.push(place),
                     None if after.is_none() => return Err(walk.damage(MISSING)),
@@ -184,6 +200,10 @@ impl LogCursor {
                 check_sealed(&walk)?;
                 check_follows(&after, &walk)?;
             }
+            assert!(left.is_sorted_by(|a, b| a.0 < b.0), "a walk over records goes back");
+            assert!(left.is_sorted_by(|a, b| a.1 + 1 == b.1), "an epoch is left out");
+            let last = left.last().map(|&(_, epoch)| epoch);
+            assert!(last.is_none_or(|epoch| epoch == walk.epoch), "the last epoch is left out");
             stand = Some(Stand { walk, left });
         }
     }
@@ -206,6 +226,7 @@ fn check_sealed(walk: &Walk) -> Result<()> {
 
 /// `next` must begin where the segment before it, read to its end, ends.
 fn check_follows(next: &Walk, before: &Walk) -> Result<()> {
+    assert!(before.sealed, "a segment is followed before its end was seen");
     let SegmentHeader { seq, first_epoch, chain, .. } = next.header;
     if (chain, first_epoch) == (before.chain, before.epoch.wrapping_add(1)) {
         return Ok(());
@@ -224,11 +245,14 @@ fn at(walk: &mut Walk, offset: u64, epoch: u64) -> Result<Commit<'_>> {
 }
 
 /// Walks to the next commit of a segment and says its offset and epoch; `None` at the segment's end.
-fn step_to_commit(walk: &mut Walk) -> Result<Option<(u64, u64)>> {
+fn step_to_commit(walk: &mut Walk, marks: &mut Vec<CheckpointMark>) -> Result<Option<(u64, u64)>> {
     loop {
         match walk.step()? {
             Step::Commit(commit) => return Ok(Some((commit.offset, commit.epoch))),
-            Step::Mark { .. } | Step::Other => {}
+            Step::Mark { epoch, digest, size } => {
+                marks.push(CheckpointMark { epoch, digest, size });
+            }
+            Step::Other => {}
             Step::Nothing => return Ok(None),
             Step::Wrong(what) => return Err(walk.damage(what)),
         }

@@ -53,7 +53,7 @@ fn sound() -> Arc<dyn Vfs> {
 fn spots(vfs: &dyn Vfs) -> Vec<Spot> {
     let mut spots = Vec::new();
     for (index, name) in segment::list(vfs, dir()).unwrap().into_iter().enumerate() {
-        let mut walk = open_segment(vfs, dir(), name, None).unwrap();
+        let mut walk = super::super::open_segment(vfs, dir(), name, None).unwrap();
         let path = walk.path.to_path_buf();
         let spot = |at, epoch, is_commit| Spot {
             segment: index,

@@ -174,3 +174,21 @@ fn a_checkpoint() {
         }
     }
 }
+
+/// A log that ends before a checkpoint has lost commits, whatever epoch the name of a torn segment behind it tells.
+#[test]
+fn a_name_proves_nothing() {
+    let (vfs, mut log, _) = store(5, 40, 64 << 10);
+    log.close().unwrap();
+    drop(log);
+    let mut files = image(&*vfs, dir());
+    let name = segment::SegmentName { seq: 1, first_epoch: 20 };
+    files.push((segment::log_dir(dir()).join(name.file()), vec![7; 100]));
+    for (from, is_lost) in [(5, false), (6, true), (10, true)] {
+        let got = try_open(&restore(&files), dir(), from).map(|(_, found, _)| found.last_epoch);
+        match is_lost {
+            true => assert_eq!(got.unwrap_err().code, Code::Corruption),
+            false => assert_eq!(got.unwrap(), 5),
+        }
+    }
+}

@@ -324,3 +324,20 @@ fn a_record_that_changes_under_a_cursor() {
         }
     }
 }
+
+/// What a wrong index says: a place beside those where records begin, with a record that is right there.
+#[test]
+fn a_walk_is_not_led_beside_the_records() {
+    let (vfs, begin) = with(&[]);
+    let names = segment::list(&*vfs, dir()).unwrap();
+    let open = || reader::open_segment(&*vfs, dir(), names[0], None).unwrap();
+    let mut walk = open();
+    while !matches!(walk.step().unwrap(), reader::Step::Nothing) {}
+    let (seed, chain) = (record::seed(&walk.header.salt, begin + 4), walk.chain);
+    let mut bytes = vec![0; HEADER + 8];
+    record::finish(&mut bytes, 1, 0, 3, chain, seed);
+    write_all_at(&*raw(&*vfs, &segments(&*vfs).remove(0)), begin + 4, &bytes).unwrap();
+    let mut walk = open();
+    assert!(!walk.skip_to(begin + 4, 3).unwrap());
+    assert!(matches!(walk.step().unwrap(), reader::Step::Commit(commit) if commit.epoch == 1));
+}

@@ -62,7 +62,8 @@ impl Region {
         let reserved = self.file.fallocate(from, to - from);
         let touched = reserved.and_then(|()| map.populate(from, to - from));
         if touched.is_ok() {
-            self.ready.store(to, Ordering::Release);
+            let before = self.ready.swap(to, Ordering::Release);
+            assert_eq!(before, from, "two steps were taken at once");
         }
         touched.is_ok()
     }
@@ -71,6 +72,7 @@ impl Region {
         if let Some(map) = self.map.get() {
             return Ok(&**map);
         }
+        assert!(self.len.is_multiple_of(SYSTEM_PAGE), "a mapping ends inside a page of memory");
         let made = self.file.map(self.len)?;
         Ok(&**self.map.get_or_init(|| made))
     }
@@ -111,6 +113,7 @@ impl Helper {
 
     /// Makes `file` ready for stores into its first `len` bytes, in time.
     pub(crate) fn map(&self, file: &Arc<dyn VfsFile>, len: u64) -> MappedSegment {
+        assert_eq!(std::process::id(), self.pid, "a child asks its parent's helper");
         let region = Region::new(file, len);
         let mut current = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
         *current = Some(region.clone());
@@ -175,6 +178,7 @@ impl MappedSegment {
 
     /// Maps a file that needs no helper; an error if it cannot be mapped.
     pub(crate) fn inline(file: &Arc<dyn VfsFile>, len: u64) -> io::Result<MappedSegment> {
+        assert!(file.raw_fd().is_none(), "the committing thread maps a file on a disk");
         let region = Region::new(file, len);
         region.map()?;
         Ok(MappedSegment::new(region, None))

@@ -54,6 +54,10 @@ impl StoreMeta {
         let sum = h64(&out[..USED - 8]);
         out[USED - 8..].copy_from_slice(&sum.to_le_bytes());
         assert!(checked(&out, USED, &MAGIC), "a slot reads as none");
+        let mut slot = [0u8; SLOT_LEN];
+        slot[..USED].copy_from_slice(&out);
+        let read = StoreMeta::decode(&slot, Path::new(""));
+        assert!(read.is_ok_and(|read| read.as_ref() == Some(self)), "a slot reads as another");
         out
     }
 
@@ -195,6 +199,7 @@ impl MetaSlots {
     /// Writes the slot whose turn it is. Not synced: the next sync or `close` does that.
     pub(crate) fn write(&mut self, durable: Position, durable_epoch: u64) -> Result<()> {
         assert!(durable >= self.now.durable, "a durable position goes back");
+        assert!(durable.offset.is_multiple_of(8), "a durable position is inside a record");
         let generation = self.now.generation.wrapping_add(1);
         self.now = StoreMeta { generation, durable, durable_epoch, ..self.now.clone() };
         self.put(if planted(Defect::OneMetaSlot) { 0 } else { (generation % 2) as usize })

@@ -7,12 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::record::{self, Body, HEADER, Head};
-use super::segment::{self, HEADER_LEN, RECORDS, SegmentHeader, SegmentName};
+use super::recover::CheckpointMark;
+use super::segment::{self, HEADER_LEN, MAX_EPOCH, RECORDS, SegmentHeader, SegmentName};
 use crate::arena::is_denied;
 use crate::error::{Error, Result};
 use crate::vfs::{OpenKind, Vfs, VfsFile, read_full_at, read_vec};
 
 const WINDOW: usize = 256 * 1024;
+const NARROW: usize = 4096;
 /// A longer record may be one that a sparse file only claims.
 const LARGE: usize = 4 << 20;
 
@@ -42,12 +44,29 @@ pub(crate) struct Window {
     pub(crate) path: Arc<Path>,
     buf: Vec<u8>,
     start: u64,
+    /// How much is read at once, if no more is asked for: the more, the longer one read has followed the other, but never
+    /// less than `least`.
+    span: usize,
+    least: usize,
 }
 
 impl Window {
     pub(crate) fn open(vfs: &dyn Vfs, path: &Path) -> Result<Window> {
         let file = vfs.open(path, OpenKind::Read).map_err(|e| Error::storage(path, &e, "open"))?;
-        Ok(Window { file, path: path.into(), buf: Vec::new(), start: 0 })
+        Ok(Window {
+            file,
+            path: path.into(),
+            buf: Vec::new(),
+            start: 0,
+            span: WINDOW,
+            least: WINDOW,
+        })
+    }
+
+    /// Reads little at once, for records that lie apart.
+    pub(crate) fn sparse(mut self) -> Window {
+        (self.span, self.least) = (NARROW, NARROW);
+        self
     }
 
     pub(crate) fn size(&self) -> Result<u64> {
@@ -68,9 +87,12 @@ impl Window {
         let at = match inside(self) {
             Some(at) => at,
             None => {
+                let end = self.start + self.buf.len() as u64;
+                let near = offset.saturating_add(self.span as u64) >= self.start && offset <= end;
+                self.span = if near { (2 * self.span).min(WINDOW) } else { self.least };
                 // A walk backward finds the records before this one in the same window.
-                let back = if offset < self.start { offset.min(WINDOW as u64 / 2) } else { 0 };
-                self.fill(offset - back, (want + back as usize).max(WINDOW))?;
+                let back = if offset < self.start { offset.min(self.span as u64 / 2) } else { 0 };
+                self.fill(offset - back, (want + back as usize).max(self.span))?;
                 assert_eq!(self.start + back, offset, "a window is somewhere else");
                 self.buf.len().min(back as usize)
             }
@@ -92,6 +114,7 @@ impl Window {
                 if is_denied() { Ok(None) } else { read_vec(&*self.file, offset, left as u64) };
             let read = read.map_err(|e| Error::storage(&self.path, &e, "read"))?;
             self.buf = read.ok_or_else(no_memory)?;
+            assert_eq!(self.buf.len(), left, "a window is not as large as it was made");
             return Ok(());
         }
         if is_denied() || self.buf.try_reserve(left).is_err() {
@@ -205,6 +228,7 @@ pub(crate) enum Step<'a> {
 impl Walk {
     pub(crate) fn new(window: Window, header: SegmentHeader) -> Walk {
         assert!(header.first_epoch > 0, "a header was not checked");
+        assert!(header.first_epoch <= MAX_EPOCH, "a segment begins past the last epoch");
         let epoch = header.first_epoch - 1;
         let chain = header.chain;
         let (path, offset) = (window.path.clone(), RECORDS);
@@ -215,6 +239,11 @@ impl Walk {
     /// taken for sound.
     pub(crate) fn skip_to(&mut self, offset: u64, epoch: u64) -> Result<bool> {
         assert!(epoch > self.epoch, "a walk goes back");
+        if !offset.is_multiple_of(8) {
+            return Ok(false);
+        }
+        assert_eq!(self.offset, RECORDS, "a walk is moved on its way");
+        assert!(!self.sealed, "a walk goes on behind the seal");
         let found = self.window.record(&self.header.salt, offset)?;
         let is_it = |head: &Head| head.kind == record::COMMIT && head.epoch_low == epoch as u32;
         let Some((head, _)) = found.filter(|(head, _)| is_it(head)) else { return Ok(false) };
@@ -285,6 +314,51 @@ impl Walk {
     }
 }
 
+/// What a seal says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seal {
+    /// Commits of the segment, and its last epoch.
+    pub(crate) commits: u64,
+    pub(crate) epoch: u64,
+    /// The chain value behind it, and where it ends.
+    pub(crate) chain: u64,
+    pub(crate) end: u64,
+}
+
+/// A record that is found by its place; its place in the chain is not looked at.
+fn found<'w>(
+    window: &'w mut Window,
+    header: &SegmentHeader,
+    offset: u64,
+) -> Result<Option<(Head, Body<'w>)>> {
+    let Some((head, bytes)) = window.record(&header.salt, offset)? else { return Ok(None) };
+    let payload = &bytes[HEADER..HEADER + head.len as usize];
+    let parsed = record::parse(&head, payload, offset, header.base_time);
+    Ok(parsed.map(|(_, body)| (head, body)))
+}
+
+impl Walk {
+    /// The seal that begins at `offset`, if there is one.
+    pub(crate) fn seal_at(&mut self, offset: u64) -> Result<Option<Seal>> {
+        Ok(match found(&mut self.window, &self.header, offset)? {
+            Some((head, Body::Seal { commits, epoch })) => offset
+                .checked_add(head.size())
+                .map(|end| Seal { commits, epoch, chain: head.chain_after(), end }),
+            _ => None,
+        })
+    }
+
+    /// The checkpoint mark that begins at `offset`, if there is one.
+    pub(crate) fn mark_at(&mut self, offset: u64) -> Result<Option<CheckpointMark>> {
+        Ok(match found(&mut self.window, &self.header, offset)? {
+            Some((_, Body::Mark { epoch, digest, size })) => {
+                Some(CheckpointMark { epoch, digest, size })
+            }
+            _ => None,
+        })
+    }
+}
+
 /// The commit whose record begins at `offset`, if there is one. Its place in the chain is not looked at.
 pub(crate) fn commit_at<'a>(
     window: &'a mut Window,
@@ -292,16 +366,28 @@ pub(crate) fn commit_at<'a>(
     file: &'a Path,
     offset: u64,
 ) -> Result<Option<Commit<'a>>> {
-    let Some((head, bytes)) = window.record(&header.salt, offset)? else { return Ok(None) };
-    let payload = &bytes[HEADER..HEADER + head.len as usize];
-    let Some((_, body)) = record::parse(&head, payload, offset, header.base_time) else {
+    let Some((head, Body::Commit { time, source, meta, ops })) = found(window, header, offset)?
+    else {
         return Ok(None);
     };
-    let Body::Commit { time, source, meta, ops } = body else { return Ok(None) };
-    // A segment has fewer than 2^32 commits.
-    let epoch =
-        header.first_epoch + u64::from(head.epoch_low.wrapping_sub(header.first_epoch as u32));
+    let epoch = epoch_of(&head, header);
+    assert_eq!(epoch as u32, head.epoch_low, "an epoch was put together wrong");
+    assert_eq!(head.kind, record::COMMIT, "another record reads as a commit");
     Ok(Some(Commit { epoch, time, source, meta, ops, offset, file }))
+}
+
+/// A segment has fewer than 2^32 commits.
+fn epoch_of(head: &Head, header: &SegmentHeader) -> u64 {
+    header.first_epoch + u64::from(head.epoch_low.wrapping_sub(header.first_epoch as u32))
+}
+
+impl Walk {
+    /// The epoch of the record that begins at `offset`, as its head says; its body is not read.
+    pub(crate) fn epoch_at(&mut self, offset: u64) -> Result<Option<u64>> {
+        let seed = record::seed(&self.header.salt, offset);
+        let head = Head::read(self.window.get(offset, HEADER)?, seed);
+        Ok(head.map(|head| epoch_of(&head, &self.header)))
+    }
 }
 
 /// Opens a segment whose header must be good and must be the one that the name and the store ask for.
@@ -311,12 +397,28 @@ pub(crate) fn open_segment(
     name: SegmentName,
     uuid: Option<[u8; 16]>,
 ) -> Result<Walk> {
-    let mut window = Window::open(vfs, &segment::log_dir(dir).join(name.file()))?;
+    begin(Window::open(vfs, &segment::log_dir(dir).join(name.file()))?, name, uuid)
+}
+
+/// The same for somebody who needs a few records of it.
+pub(crate) fn open_sparse(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    name: SegmentName,
+    uuid: Option<[u8; 16]>,
+) -> Result<Walk> {
+    begin(Window::open(vfs, &segment::log_dir(dir).join(name.file()))?.sparse(), name, uuid)
+}
+
+fn begin(mut window: Window, name: SegmentName, uuid: Option<[u8; 16]>) -> Result<Walk> {
     let Some(header) = window.header()? else {
         return Err(bad_header(&window.path, name, "the segment's header is damaged"));
     };
     check_header(&header, &window.path, name, uuid)?;
-    Ok(Walk::new(window, header))
+    let walk = Walk::new(window, header);
+    assert_eq!(walk.epoch + 1, name.first_epoch, "a walk begins at another commit");
+    assert_eq!(walk.header.seq, name.seq, "a walk goes through another segment");
+    Ok(walk)
 }
 
 pub(crate) fn bad_header(path: &Path, name: SegmentName, what: &str) -> Error {

@@ -250,7 +250,10 @@ pub(crate) fn parse<'a>(
 
 /// Appends `len` and `text` the way a commit's payload carries its source and metadata.
 pub fn put_text(out: &mut Vec<u8>, text: &str) {
+    let begin = out.len();
     put_varint(out, text.len() as u64);
+    let told = take_varint(&mut &out[begin..]);
+    assert_eq!(told, Some(text.len() as u64), "the length of a text reads as another");
     out.extend_from_slice(text.as_bytes());
 }
 

@@ -141,6 +141,9 @@ pub fn open(
     if proven > found.end && !planted(Defect::PromiseIgnored) {
         return Err(end.walk.damage("durable records are missing"));
     }
+    let stands = Position { seq: end.walk.header.seq, offset: end.walk.offset };
+    assert_eq!(found.end, stands, "the log ends elsewhere than the reading of it");
+    assert_eq!(found.last_epoch, end.walk.epoch, "the log ends with another commit");
     let behind = found.last_epoch.saturating_sub(from_epoch);
     assert_eq!(found.records, behind, "a commit was left out or read twice");
     let OpenMode::Writer(lock) = mode else { return Ok((None, found)) };
@@ -151,11 +154,14 @@ pub fn open(
     let repair = Repair { vfs: &*vfs, dir, names: &names, proven, found: &mut found };
     let state = repair.run(end)?;
     assert!(state.end >= found.end, "a repair made the log shorter");
+    assert_eq!(state.end.seq, found.end.seq, "a repair ends the log in another segment");
+    assert_eq!(state.time, found.last_time, "a repair changed the last time");
     assert_eq!(state.epoch, found.last_epoch, "a repair changed the last epoch");
     if meta.durable != state.end {
         slots.write(state.end, state.epoch)?;
         slots.sync()?;
     }
+    assert_eq!(slots.now.durable, state.end, "a slot tells of another position");
     Ok((Some(Log::resume(vfs, dir, opts, lock, slots, state)?), found))
 }
 

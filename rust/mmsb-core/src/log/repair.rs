@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use super::Position;
 use super::reader::{Walk, Window};
-use super::record::{self, HEADER, Head};
+use super::record::{self, Body, HEADER, Head};
 use super::recover::LogRecovery;
 use super::scan::End;
-use super::segment::{self, SegmentName};
+use super::segment::{self, RECORDS, SegmentName};
 use super::writer::LogState;
 use crate::error::{Error, Result};
 use crate::museum::{Defect, planted};
@@ -30,6 +30,8 @@ pub(super) struct Repair<'a> {
 impl Repair<'_> {
     pub(super) fn run(mut self, end: End) -> Result<LogState> {
         let End { index, mut walk, torn_from } = end;
+        assert_eq!(walk.header.seq, self.names[index].seq, "another segment than the last is cut");
+        assert!(torn_from <= self.names.len(), "a segment is torn that is not there");
         // The last one first: a crash in between must not leave a gap in the sequence.
         for torn in (torn_from..self.names.len()).rev() {
             self.set_aside(self.names[torn])?;
@@ -41,6 +43,7 @@ impl Repair<'_> {
         let good = Position { seq: walk.header.seq, offset: at };
         let ignored = planted(Defect::PromiseIgnored);
         assert!(self.proven <= good || ignored, "what is durable would be cut");
+        assert!(at.is_multiple_of(8), "the log would be cut inside a record");
         let suspect = self.proven < good;
         if suspect && !planted(Defect::CacheTrusted) {
             self.rewrite(index, at)?;
@@ -56,6 +59,8 @@ impl Repair<'_> {
             at = seal(&*file, &mut walk).map_err(|e| failed(&e, "seal"))?;
         }
         assert!(walk.offset <= at, "a seal is behind the records");
+        assert!(at.is_multiple_of(8), "the log ends inside a record");
+        assert!(at > RECORDS, "a segment ends without its seal");
         let mut sealed_bytes = at;
         for name in &self.names[..index] {
             let path = segment::log_dir(self.dir).join(name.file());
@@ -94,6 +99,9 @@ impl Repair<'_> {
 
     /// Takes a segment that is torn whole out of the log. One without a single byte in it is no loss.
     fn set_aside(&mut self, name: SegmentName) -> Result<()> {
+        assert!(name.seq > 0, "a store would lose its first segment");
+        let proven = self.proven.seq >= name.seq && !planted(Defect::PromiseIgnored);
+        assert!(!proven, "what is durable would be set aside");
         let log = segment::log_dir(self.dir);
         let from = log.join(name.file());
         if Window::open(self.vfs, &from)?.last_nonzero(0)?.is_none() {
@@ -112,6 +120,7 @@ impl Repair<'_> {
     /// Copies torn bytes before they are cut.
     fn copy_aside(&mut self, window: &mut Window, from: u64, end: u64) -> Result<()> {
         assert!(from < end, "no bytes are copied");
+        assert!(from.is_multiple_of(8), "torn bytes begin inside a record");
         let stem = window.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let to = self.free_name(&format!("{stem}-{from:016x}"))?;
         let failed = |e: &std::io::Error| Error::storage(&to, e, "write");
@@ -131,6 +140,8 @@ impl Repair<'_> {
     /// lacks, and would never write them by itself. The same bytes at the same places, so a crash in between is harmless.
     /// The last segment is good up to `good`.
     fn rewrite(&self, last: usize, good: u64) -> Result<()> {
+        assert!(good >= RECORDS, "the log ends in a header");
+        assert!(self.proven.seq <= self.names[last].seq, "nothing is to be written again");
         for name in self.names[last.saturating_sub(1)..=last].iter() {
             let start = match name.seq.cmp(&self.proven.seq) {
                 std::cmp::Ordering::Less => continue,
@@ -156,6 +167,7 @@ impl Repair<'_> {
 fn seal(file: &dyn VfsFile, walk: &mut Walk) -> std::io::Result<u64> {
     let at = walk.offset;
     assert!(at.is_multiple_of(8), "a seal is not aligned");
+    assert!(!walk.sealed, "a segment is sealed twice");
     let mut bytes = vec![0u8; HEADER];
     bytes.push(0);
     bytes.extend_from_slice(&walk.commits.to_le_bytes());
@@ -164,11 +176,16 @@ fn seal(file: &dyn VfsFile, walk: &mut Walk) -> std::io::Result<u64> {
     let body =
         record::finish(&mut bytes, record::SEAL, record::DURABLE, walk.epoch, walk.chain, seed);
     bytes.resize(record::padded(bytes.len() as u64) as usize, 0);
-    let held = Head::read(&bytes, seed).is_some_and(|head| head.holds(&bytes, seed));
-    assert!(held, "a seal reads as another record");
+    let held = Head::read(&bytes, seed).filter(|head| head.holds(&bytes, seed));
+    let payload = |head: &Head| HEADER..HEADER + head.len as usize;
+    let read = held.and_then(|head| record::parse(&head, &bytes[payload(&head)], at, 0));
+    let meant = Body::Seal { commits: walk.commits, epoch: walk.epoch };
+    assert_eq!(read, Some((Some(at), meant)), "a seal reads as another record");
     assert!(bytes.len() as u64 <= record::SEAL_ROOM, "a seal takes the room kept for it");
     write_all_at(file, at, &bytes)?;
     file.sync()?;
+    let chain = held.map(|head| head.chain_after());
     walk.chain = record::chain_after(walk.chain, body);
+    assert_eq!(chain, Some(walk.chain), "a seal does not continue the chain");
     Ok(at + bytes.len() as u64)
 }

@@ -68,6 +68,8 @@ impl<'a> Scan<'a> {
         mode: &OpenMode,
     ) -> Scan<'a> {
         assert!(!names.is_empty(), "a log without a segment is read");
+        let numbers = names.iter().map(|name| name.seq);
+        assert!(numbers.eq(0..names.len() as u64), "a segment is not at the place of its number");
         let limit = matches!(mode, OpenMode::Reader { durable_only: true }).then_some(meta.durable);
         Scan {
             vfs,
@@ -94,7 +96,9 @@ impl<'a> Scan<'a> {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<End> {
         let next = self.from_epoch.saturating_add(1);
-        let mut start = self.names.partition_point(|n| n.first_epoch <= next).saturating_sub(1);
+        // The mark of a checkpoint lies behind the commit that it is of.
+        let from = self.from_epoch.max(1);
+        let mut start = self.names.partition_point(|n| n.first_epoch <= from).saturating_sub(1);
         // Until a sync has reached the last segment, the one before may have lost its end with the power. The first
         // segment is durable before it has a name.
         let unproven = self.meta.durable.seq < self.names[start].seq;
@@ -118,6 +122,9 @@ impl<'a> Scan<'a> {
         on: &mut dyn FnMut(Commit<'_>) -> Result<()>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<End> {
+        // Where the first try met a segment that is torn whole, nothing was read yet.
+        assert_eq!(self.found, LogRecovery::default(), "a part of the log is read twice");
+        assert_eq!(self.done, 0, "a part of the log was counted before");
         self.total = 0;
         for index in start..self.names.len() {
             let size = Window::open(self.vfs, &self.path(index))?.size()?;
@@ -126,6 +133,8 @@ impl<'a> Scan<'a> {
         let mut last: Option<Walk> = None;
         let mut index = start;
         loop {
+            let before = last.as_ref().map(|last| last.header.seq + 1);
+            assert!(before.is_none_or(|next| next == index as u64), "a segment is left out");
             let Some(mut walk) = self.enter(index, last.as_ref())? else {
                 return match last {
                     Some(last) => self.torn(index - 1, last, index),
@@ -156,7 +165,8 @@ impl<'a> Scan<'a> {
     }
 
     fn end(&mut self, index: usize, walk: Walk, torn_from: usize) -> End {
-        assert!(index < torn_from, "the log ends in a segment that is torn whole");
+        assert_eq!(index + 1, torn_from, "a segment is neither good nor torn");
+        assert!(torn_from <= self.names.len(), "a segment is torn that is not there");
         assert_eq!(walk.header.seq, self.names[index].seq, "the log ends in another segment");
         assert!(self.proven >= self.meta.durable, "a proof was forgotten");
         assert!(walk.offset >= RECORDS, "the log ends in a header");
@@ -169,13 +179,16 @@ impl<'a> Scan<'a> {
 
     /// Opens a segment at its first record; `None` if it is torn whole.
     fn enter(&mut self, index: usize, before: Option<&Walk>) -> Result<Option<Walk>> {
+        assert!(before.is_none_or(|before| before.sealed), "a segment follows one without a seal");
         let (path, name) = (self.path(index), self.names[index]);
         if self.sync {
             sync_before_reading(self.vfs, &path)?;
         }
         let mut window = Window::open(self.vfs, &path)?;
         let Some(header) = window.header()? else {
-            return match self.judge(index, 0, name.first_epoch, Damage::Bytes, None)? {
+            // Its name may say anything.
+            let epoch = before.map_or(name.first_epoch, |before| before.epoch + 1);
+            return match self.judge(index, 0, epoch, Damage::Bytes, None)? {
                 Verdict::Torn => Ok(None),
                 _ => Err(self.no_header(index)),
             };
@@ -197,6 +210,8 @@ impl<'a> Scan<'a> {
         on: &mut dyn FnMut(Commit<'_>) -> Result<()>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Stop> {
+        assert_eq!(walk.header.seq, self.names[index].seq, "a walk goes through another segment");
+        assert_eq!(walk.offset, RECORDS, "a walk does not begin with the first record");
         let (seq, size) = (walk.header.seq, walk.window.size()?);
         let last = index + 1 == self.names.len();
         let (mut told, mut second_look) = (0, false);
@@ -207,6 +222,7 @@ impl<'a> Scan<'a> {
             }
             let (damage, what) = match self.record(walk, on)? {
                 Found::Record => {
+                    assert!(walk.offset > at, "a walk over records stands still");
                     second_look = false;
                     if at - told >= 1 << 20 {
                         told = at;
@@ -239,6 +255,7 @@ impl<'a> Scan<'a> {
                 }
             }
         }
+        assert!(last || walk.sealed, "a segment ends without its seal");
         self.done = self.done.saturating_add(size);
         progress(self.done, self.total);
         Ok(Stop::No)
@@ -265,6 +282,8 @@ impl<'a> Scan<'a> {
             Step::Wrong(what) => return Ok(Found::Wrong(what)),
             Step::Nothing => return Ok(Found::Nothing),
         }
+        let behind = walk.epoch.saturating_sub(self.from_epoch);
+        assert_eq!(self.found.records, behind, "a commit was left out or read twice");
         let durable = Position { seq: walk.header.seq, offset: walk.durable };
         self.proven = self.proven.max(durable);
         Ok(Found::Record)
@@ -285,6 +304,7 @@ impl<'a> Scan<'a> {
             2 => Place::Previous,
             _ => Place::Earlier,
         };
+        assert_eq!(walk.is_some(), offset >= RECORDS, "no walk led to the place of a record");
         let ends = damage == Damage::None;
         assert!(!ends || place == Place::Last, "the log ends before another segment");
         let (mut by_record, mut by_header) = (false, false);
@@ -360,6 +380,7 @@ fn promise(window: &mut Window, header: &SegmentHeader, from: u64) -> Result<u64
                 let payload = &bytes[HEADER..HEADER + head.len as usize];
                 let parsed = record::parse(&head, payload, at, header.base_time);
                 farthest = farthest.max(parsed.and_then(|(durable, _)| durable).unwrap_or(0));
+                assert!(farthest <= at, "a record tells of what comes after it");
                 at += head.size();
             }
             None => at += 8,

@@ -22,7 +22,7 @@ const MAGIC: [u8; 16] = *b"\x89MMSB log\r\n\x1a\n\0\xb5\xff";
 /// Format version that this build writes, and the newest major that it reads.
 pub(crate) const MAJOR: u16 = 1;
 pub(crate) const MINOR: u16 = 0;
-const EXTENSION: &str = ".mlog";
+pub(crate) const EXTENSION: &str = ".mlog";
 const _: () = assert!(RECORDS.is_multiple_of(8), "records are aligned");
 /// No segment begins past this; so that epochs can be counted on without an overflow.
 pub(crate) const MAX_EPOCH: u64 = 1 << 62;
@@ -69,11 +69,14 @@ impl SegmentHeader {
         out.resize(HEADER_LEN - 8, 0);
         out.extend_from_slice(&h64(&out).to_le_bytes());
         assert!(checked(&out, HEADER_LEN, &MAGIC), "a header reads as none");
+        let read = SegmentHeader::decode(&out, Path::new(""));
+        assert!(read.is_ok_and(|read| read.as_ref() == Some(self)), "a header reads as another");
         out
     }
 
     /// Reads a header; `Ok(None)` if the bytes are not one.
     pub(crate) fn decode(bytes: &[u8], file: &Path) -> Result<Option<SegmentHeader>> {
+        assert!(bytes.len() <= HEADER_LEN, "records are read as a header");
         if !checked(bytes, HEADER_LEN, &MAGIC) {
             return Ok(None);
         }
@@ -102,6 +105,8 @@ pub(crate) fn array(bytes: &[u8], at: usize) -> [u8; 16] {
 
 /// Whether the bytes begin with the magic and end with their checksum.
 pub(crate) fn checked(bytes: &[u8], len: usize, magic: &[u8; 16]) -> bool {
+    assert!(len > magic.len() + 8, "a checksum covers nothing but the magic");
+    assert!(len.is_multiple_of(8), "a checksum is not aligned");
     bytes.len() == len
         && bytes.starts_with(magic)
         && h64(&bytes[..len - 8]) == u64_at(bytes, len - 8)
@@ -109,6 +114,7 @@ pub(crate) fn checked(bytes: &[u8], len: usize, magic: &[u8; 16]) -> bool {
 
 /// Refuses a file of a newer format. All files keep the version at byte 16, the required features at 24.
 pub(crate) fn check_version(bytes: &[u8], file: &Path) -> Result<()> {
+    assert!(bytes.len() >= 32, "a header ends before its features");
     let major = u64_at(bytes, 16) as u16;
     let required = u64_at(bytes, 24);
     if major == MAJOR && required == 0 {
@@ -143,7 +149,7 @@ impl SegmentName {
         name
     }
 
-    fn parse(name: &str) -> Option<SegmentName> {
+    pub(crate) fn parse(name: &str) -> Option<SegmentName> {
         let (seq, first) = name.strip_suffix(EXTENSION)?.split_once('-')?;
         let number = |text: &str| u64::from_str_radix(text, 16).ok();
         let parsed = SegmentName { seq: number(seq)?, first_epoch: number(first)? };
@@ -184,6 +190,12 @@ pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<SegmentName>> {
         }
         found.push(segment);
     }
+    let numbers = found.iter().map(|name| name.seq);
+    assert!(numbers.eq(0..found.len() as u64), "a segment is not at the place of its number");
+    let in_order = |a: &SegmentName, b: &SegmentName| a.first_epoch <= b.first_epoch;
+    assert!(found.is_sorted_by(in_order), "epochs go back from segment to segment");
+    let last = found.last().map_or(0, |name| name.first_epoch);
+    assert!(last <= MAX_EPOCH, "a segment begins past the last epoch");
     Ok(found)
 }
 
@@ -223,6 +235,8 @@ impl Gate {
     /// Asks for nothing once a sync has failed.
     pub(crate) fn sync(&self, segments: &[Arc<Segment>], newest: Option<&Segment>) -> Result<()> {
         assert!(segments.is_sorted_by(|a, b| a.seq < b.seq), "segments are synced out of order");
+        let has_gap = segments.windows(2).any(|two| two[0].seq + 1 != two[1].seq);
+        assert!(!has_gap, "a segment between is not synced");
         let last = segments.last().map(|segment| segment.seq);
         assert!(
             newest.is_none_or(|newest| last < Some(newest.seq)),
@@ -233,7 +247,9 @@ impl Gate {
         self.sync_all(segments, newest).inspect_err(|error| {
             let first = self.failure.set(error.clone()).is_ok();
             assert!(first, "a sync was tried after one had failed");
-        })
+        })?;
+        assert!(self.failure.get().is_none(), "a sync counts after one had failed");
+        Ok(())
     }
 
     fn sync_all(&self, segments: &[Arc<Segment>], newest: Option<&Segment>) -> Result<()> {
@@ -251,6 +267,11 @@ impl Gate {
             self.sync_names()?;
             every().for_each(|segment| segment.named.store(true, Ordering::Release));
         }
+        let named = every().all(|segment| segment.named.load(Ordering::Acquire));
+        assert!(
+            named || planted(Defect::DirectoryNotSynced),
+            "a segment is synced without its name"
+        );
         Ok(())
     }
 

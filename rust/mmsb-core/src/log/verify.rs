@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::meta::{read_slot, slot_paths};
 use super::reader::{Step, Walk, Window, bad_header, check_header};
-use super::segment::{self, SegmentName};
+use super::segment::{self, RECORDS, SegmentName};
 use super::{CheckpointMark, Position, StoreMeta, read_meta};
 use crate::error::{Error, Result};
 use crate::vfs::Vfs;
@@ -63,6 +63,7 @@ pub fn verify(
         walked.bytes = walked.bytes.saturating_add(size);
         progress(walked.bytes, total);
     }
+    assert!(walked.marks.len() as u64 <= walked.records, "a mark is no record");
     if let (Some(meta), Some(last)) = (&meta, names.last())
         && meta.durable.seq > last.seq
     {
@@ -128,6 +129,8 @@ impl Check<'_> {
         walked: &mut Walked,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Walk> {
+        let before = self.before.map(|before| before.header.seq + 1);
+        assert!(before.is_none_or(|next| next == self.name.seq), "a segment was left out");
         let path = window.path.clone();
         let Some(header) = window.header()? else {
             return Err(bad_header(&path, self.name, "the segment's header is damaged"));
@@ -144,6 +147,7 @@ impl Check<'_> {
         let stop = self.end.filter(|_| self.last).map(|end| end.offset);
         let mut told = 0;
         while stop.is_none_or(|stop| walk.offset < stop) {
+            let at = walk.offset;
             match walk.step()? {
                 Step::Nothing => break,
                 Step::Wrong(what) => return Err(walk.damage(what)),
@@ -153,6 +157,7 @@ impl Check<'_> {
                 }
                 Step::Commit(_) | Step::Other => walked.records += 1,
             }
+            assert!(walk.offset > at, "a walk over records stands still");
             if walk.offset - told >= 1 << 20 {
                 told = walk.offset;
                 progress(walked.bytes.saturating_add(told));
@@ -167,6 +172,9 @@ impl Check<'_> {
 
     /// What is behind the last record: zeros, if anything.
     fn tail(&self, mut walk: Walk) -> Result<Walk> {
+        assert!(!self.last || self.end.is_none(), "what a host appends is looked at");
+        assert!(walk.offset >= RECORDS, "a segment ends in its header");
+        assert!(walk.offset.is_multiple_of(8), "a segment ends inside a record");
         if walk.window.last_nonzero(walk.offset)?.is_some() {
             return Err(walk.damage("no valid record"));
         }

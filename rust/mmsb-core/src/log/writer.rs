@@ -88,6 +88,8 @@ impl SyncPoint {
 
     /// Syncs. A failure is final for the writer: every later sync of this log repeats it without asking the system.
     pub fn sync(&self) -> Result<()> {
+        let last = self.segments.last().map(|segment| segment.seq);
+        assert!(last.is_none_or(|seq| seq == self.end.seq), "a sync misses the log's end");
         self.gate.sync(&self.segments, None)
     }
 }
@@ -108,6 +110,23 @@ impl Log {
             durable: Position::default(),
             durable_epoch: 0,
         };
+        let mut log = Log::begin(vfs, dir, opts, lock, meta)?;
+        log.write_meta()?;
+        assert_eq!(log.meta.now.durable, log.state.end, "a slot tells of another position");
+        log.meta.sync()?;
+        birth::remove_mark(&*log.vfs, dir)?;
+        Ok(log)
+    }
+
+    /// A durable, empty log in a directory that was claimed. Where a store is being copied into it, it is none until a
+    /// slot was written.
+    pub(crate) fn begin(
+        vfs: Arc<dyn Vfs>,
+        dir: &Path,
+        opts: LogOptions,
+        lock: Box<dyn StoreLock>,
+        meta: StoreMeta,
+    ) -> Result<Log> {
         let meta = MetaSlots::create(&*vfs, dir, meta)?;
         birth::sync_place(&*vfs, dir)?;
         let state = LogState {
@@ -120,16 +139,15 @@ impl Log {
         };
         let mut log = Log::resume(vfs, dir, opts, lock, meta, state)?;
         log.start_segment()?;
+        assert_eq!(log.state.end, Position { seq: 0, offset: RECORDS }, "a new log is not empty");
+        assert!(log.behind.is_empty(), "a new log has a sealed segment");
         let point = log.sync_point();
         point.sync()?;
         log.synced(&point);
         assert_eq!(log.durable, log.state.end, "a new log is not durable");
+        assert_eq!(log.durable_epoch, log.opts.base_epoch, "a new log has commits");
         let name = SegmentName { seq: 0, first_epoch: log.state.epoch + 1 };
         birth::announce(&*log.vfs, dir, name, &log.gate)?;
-        log.write_meta()?;
-        assert_eq!(log.meta.now.durable, log.state.end, "a slot tells of another position");
-        log.meta.sync()?;
-        birth::remove_mark(&*log.vfs, dir)?;
         Ok(log)
     }
 
@@ -146,7 +164,7 @@ impl Log {
         assert!(state.end.offset.is_multiple_of(8), "the log ends inside a record");
         assert!(state.end.offset <= state.sealed_bytes, "the last segment is not counted");
         let gate = Arc::new(Gate::open(&*vfs, dir)?);
-        Ok(Log {
+        let log = Log {
             vfs,
             dir: dir.to_path_buf(),
             opts,
@@ -161,7 +179,28 @@ impl Log {
             durable_epoch: state.epoch,
             state,
             broken: false,
-        })
+        };
+        log.check();
+        Ok(log)
+    }
+
+    /// What holds between two calls, also after one that failed.
+    fn check(&self) {
+        let (LogState { next_seq, epoch, end, .. }, durable) = (self.state, self.durable);
+        assert!(durable <= end, "more is durable than was written");
+        assert!(durable.offset.is_multiple_of(8), "a sync ended inside a record");
+        assert!(self.durable_epoch <= epoch, "a commit to come is durable");
+        assert!(self.meta.now.durable <= durable, "a slot tells of more than is durable");
+        assert!(end.offset.is_multiple_of(8), "the log ends inside a record");
+        assert!(next_seq == 0 || next_seq == end.seq + 1, "the next segment leaves a gap");
+        assert!(next_seq == 0 || end.offset >= RECORDS, "the log ends in a header");
+        let open = self.active.as_ref().map(Active::position);
+        assert!(open.is_none_or(|open| open == end), "the log ends elsewhere than its segment");
+        assert!(self.behind.len() <= 2, "more than the last two segments are behind");
+        let sealed = self.behind.last().map(|last| last.seq + u64::from(open.is_some()));
+        assert!(sealed.is_none_or(|seq| seq == end.seq), "the last sealed segment is not behind");
+        let syncing = self.background.as_ref().map(|&(before, _)| before);
+        assert!(syncing.is_none_or(|before| before <= end.seq), "a sync runs ahead of the log");
     }
 
     /// Appends a commit. `buf` is [`HEADROOM`] spare bytes, then source and metadata as `flags` says (each through
@@ -186,11 +225,16 @@ impl Log {
     /// Notes that a checkpoint of `epoch` with this digest and file size is complete.
     pub fn append_mark(&mut self, epoch: u64, digest: u128, size: u64) -> Result<()> {
         self.usable()?;
-        let mut buf = vec![0u8; HEADROOM];
+        let (begin, mut buf) = (self.state.end, vec![0u8; HEADROOM]);
         buf.extend_from_slice(&epoch.to_le_bytes());
         buf.extend_from_slice(&digest.to_le_bytes());
         buf.extend_from_slice(&size.to_le_bytes());
-        self.put(record::MARK, 0, self.state.epoch, None, &mut buf)
+        let len = buf.len();
+        self.put(record::MARK, 0, self.state.epoch, None, &mut buf)?;
+        assert_eq!(buf.len(), len, "a record was given back longer or shorter");
+        assert!(self.state.end > begin, "a mark was put nowhere");
+        self.check();
+        Ok(())
     }
 
     /// Writes the record in `buf` behind the last one, in this segment or in a new one.
@@ -255,7 +299,11 @@ impl Log {
     /// Seals the active segment and cuts what was reserved behind it.
     fn seal(&mut self) -> Result<()> {
         let Some(active) = &mut self.active else { return Ok(()) };
+        assert_eq!(active.position(), self.state.end, "the log ends elsewhere than its segment");
+        assert!(!self.broken, "a segment is sealed after a write that failed");
         let (begin, epoch, chain) = (active.end, self.state.epoch, self.state.chain);
+        let commits = epoch + 1 - active.first_epoch;
+        assert_eq!(active.commits, commits, "a seal would count other commits");
         let mut buf = vec![0u8; HEADROOM];
         buf.extend_from_slice(&active.commits.to_le_bytes());
         buf.extend_from_slice(&epoch.to_le_bytes());
@@ -268,18 +316,22 @@ impl Log {
         self.state.sealed_bytes += active.end;
         let cut = active.finish();
         self.broken |= cut.is_err();
+        let before = self.behind.last().map(|segment| segment.seq + 1);
+        assert!(before.is_none_or(|next| next == active.segment.seq), "a segment was not sealed");
         self.behind.push(active.segment.clone());
         self.active = None;
+        self.check();
         cut
     }
 
     /// Opens the next segment. The one before the last must be durable by then, its name too: recovery relies on it.
     fn start_segment(&mut self) -> Result<&mut Active> {
         self.settle()?;
+        self.check();
+        assert!(!self.broken, "a segment is begun after a write that failed");
         assert!(self.active.is_none(), "a segment is begun while another is open");
         assert!(self.behind.len() <= 1, "more than the last two segments are unsynced");
-        assert!(self.durable <= self.state.end, "more is durable than was written");
-        assert!(self.state.end.seq <= self.state.next_seq, "the log ends in a later segment");
+        assert!(self.state.epoch < MAX_EPOCH, "a segment is begun past the last epoch");
         let name = SegmentName { seq: self.state.next_seq, first_epoch: self.state.epoch + 1 };
         let header = SegmentHeader {
             uuid: self.meta.now.uuid,
@@ -336,21 +388,26 @@ impl Log {
                 self.behind.clear();
             }
         }
+        let synced = self.background.is_some() || self.behind.is_empty();
+        assert!(synced, "nobody syncs a segment behind");
         Ok(())
     }
 
     /// Waits for the sync that runs behind the commits.
     fn settle(&mut self) -> Result<()> {
         if let Some((before, thread)) = self.background.take() {
+            assert!(before <= self.state.end.seq, "a sync runs ahead of the log");
             let ended = thread.join();
             ended.map_err(|_| Error::new(Code::Internal, "the log's sync thread panicked"))??;
             self.behind.retain(|segment| segment.seq >= before);
+            assert!(self.behind.len() <= 1, "a sync behind missed a segment");
         }
         Ok(())
     }
 
     /// What to sync so that all that was appended is durable.
     pub fn sync_point(&mut self) -> SyncPoint {
+        self.check();
         let mut segments = self.behind.clone();
         segments.extend(self.active.as_ref().map(|active| active.segment.clone()));
         let last = segments.last().map(|segment| segment.seq);
@@ -377,12 +434,15 @@ impl Log {
             self.durable_epoch = point.epoch;
         }
         self.behind.retain(|segment| segment.seq >= point.end.seq);
+        self.check();
     }
 
     /// Writes the durable position into a meta slot. Made durable by `close`, or by the system in its time.
     pub fn write_meta(&mut self) -> Result<()> {
-        assert!(self.durable <= self.state.end, "what is durable is not in the log");
-        self.meta.write(self.durable, self.durable_epoch)
+        self.check();
+        self.meta.write(self.durable, self.durable_epoch)?;
+        assert_eq!(self.meta.now.durable, self.durable, "a slot tells of another position");
+        Ok(())
     }
 
     /// Syncs, seals, and makes everything durable; no segment is open afterwards. The lock is held until the log is
@@ -408,10 +468,13 @@ impl Log {
         assert_eq!(self.durable, self.state.end, "a closed log is durable to its end");
         assert!(self.behind.is_empty(), "a closed log has no unsynced segment");
         assert!(self.active.is_none(), "a closed log has no open segment");
+        assert!(self.background.is_none(), "a sync runs behind a closed log");
         assert_eq!(self.durable_epoch, self.state.epoch, "a closed log is durable to its commit");
         if self.meta.now.durable != self.durable {
             self.write_meta()?;
         }
+        assert_eq!(self.meta.now.durable, self.state.end, "a closed log is not told to its end");
+        self.check();
         self.meta.sync()
     }
 

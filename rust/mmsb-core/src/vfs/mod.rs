@@ -7,10 +7,12 @@ mod fd;
 mod map;
 mod os;
 mod ram;
+mod reading;
 
 pub use fd::give_up_descriptors;
 pub use os::OsVfs;
 pub use ram::RamVfs;
+pub(crate) use reading::ReadingVfs;
 
 use std::alloc::{Layout, alloc_zeroed};
 use std::fmt;

@@ -19,7 +19,7 @@ use mmsb_core::{Bus, Code, Durability, Error, Mode, Options, log};
 
 use crate::args::Args;
 use crate::format;
-use crate::model::{Act, Driver, State, check_queries, compare};
+use crate::model::{Act, Driver, State, Unlike, check_queries, compare};
 use crate::sim::{Disk, SimVfs};
 
 pub use flips::{bits, many};
@@ -157,26 +157,36 @@ fn look(disk: &Disk, history: &[Arc<State>], travel: &[u64]) -> Result<Seen, Str
     let open = |sim: &SimVfs, mode| {
         Bus::open_on(Arc::new(sim.clone()), dir, mode, &options(1), &mut |_, _| {})
     };
-    let shows = |bus: &Bus| {
-        let snapshot = bus.snapshot().map_err(|e| e.to_string())?;
+    let shows = |bus: &Bus| -> Result<u64, Unlike> {
+        let snapshot = bus.snapshot()?;
         let epoch = snapshot.epoch();
         let want = history.get(epoch as usize).ok_or(format!("epoch {epoch} never was"))?;
-        compare(&snapshot, want).map_err(|what| format!("epoch {epoch}: {what}"))?;
-        Ok::<u64, String>(epoch)
+        match compare(&snapshot, want) {
+            Err(Unlike::Differs(what)) => Err(format!("epoch {epoch}: {what}").into()),
+            done => done.map(|()| epoch),
+        }
+    };
+    let told = |unlike: Unlike| match unlike {
+        Unlike::Refused(error) => typed(&error),
+        Unlike::Differs(what) => Err(what),
     };
     let (mut problems, mut torn) = (Vec::new(), 0);
-    let shown = match open(&sim, Mode::Read) {
-        Ok(bus) => {
-            let newest = shows(&bus)?;
+    // A reader meets damage when it comes to it.
+    let opened = open(&sim, Mode::Read).and_then(|bus| match shows(&bus) {
+        Err(Unlike::Refused(error)) => Err(error),
+        shown => Ok((bus, shown)),
+    });
+    let shown = match opened {
+        Ok((bus, newest)) => {
+            let newest = newest.map_err(|what| what.to_string())?;
             check_queries(&bus)?;
             torn = bus.recovery().map_or(0, |found| found.torn_bytes);
             problems = bus.verify(&mut |_, _| {}).map_err(|e| e.to_string())?.problems;
             for &epoch in travel.iter().filter(|&&epoch| epoch < newest) {
-                match bus.snapshot_at(epoch) {
-                    Ok(then) => compare(&then, &history[epoch as usize])
-                        .map_err(|what| format!("past epoch {epoch}: {what}"))?,
-                    Err(error) => typed(&error)?,
-                }
+                let then = bus.snapshot_at(epoch).map_err(Unlike::from);
+                then.and_then(|then| compare(&then, &history[epoch as usize]))
+                    .or_else(told)
+                    .map_err(|what| format!("past epoch {epoch}: {what}"))?;
             }
             Ok(newest)
         }
@@ -191,7 +201,8 @@ fn look(disk: &Disk, history: &[Arc<State>], travel: &[u64]) -> Result<Seen, Str
     let seen = Seen { shown, problems, torn };
     match (open(&host, Mode::ReadWrite), &seen.shown) {
         (Err(error), Err(other)) => {
-            if (error.code, &error.detail) != (other.code, &other.detail) {
+            // A reader may come to other damage first.
+            if error.code != other.code || other.detail.file.is_none() {
                 return Err(format!("the host says {error}, a reader {other}"));
             }
             if !host.disk().files().eq(disk.files()) {
@@ -199,7 +210,7 @@ fn look(disk: &Disk, history: &[Arc<State>], travel: &[u64]) -> Result<Seen, Str
             }
         }
         (Ok(bus), Ok(epoch)) => {
-            if shows(&bus)? != *epoch {
+            if shows(&bus).map_err(|what| what.to_string())? != *epoch {
                 return Err(format!("the host shows another epoch than {epoch}"));
             }
             drop(bus);
@@ -220,7 +231,7 @@ fn look(disk: &Disk, history: &[Arc<State>], travel: &[u64]) -> Result<Seen, Str
             }
             if !changed.is_empty() {
                 let again = open(&SimVfs::of(after), Mode::Read).map_err(|e| e.to_string())?;
-                if shows(&again)? != *epoch {
+                if shows(&again).map_err(|what| what.to_string())? != *epoch {
                     return Err("the host's changes changed the state".to_string());
                 }
             }
@@ -228,8 +239,12 @@ fn look(disk: &Disk, history: &[Arc<State>], travel: &[u64]) -> Result<Seen, Str
         (Ok(_), Err(error)) => {
             return Err(format!("the host opens what a reader refuses: {error}"));
         }
+        // What a reader does not need may be damaged; whoever verifies is told.
         (Err(error), Ok(_)) => {
-            return Err(format!("the host refuses what a reader opens: {error}"));
+            let is_told = |e: &Error| (e.code, &e.detail) == (error.code, &error.detail);
+            if !seen.problems.iter().any(is_told) {
+                return Err(format!("the host refuses what a reader opens and verifies: {error}"));
+            }
         }
     }
     Ok(seen)

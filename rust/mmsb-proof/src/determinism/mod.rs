@@ -53,7 +53,7 @@ impl Check<'_> {
     fn digest(&mut self, bus: &Bus, epoch: u64, whence: &str) {
         let snapshot = bus.snapshot_at(epoch).unwrap();
         let want = self.want.digests[epoch as usize];
-        assert_eq!(snapshot.digest(), want, "epoch {epoch} {whence}");
+        assert_eq!(snapshot.digest().unwrap(), want, "epoch {epoch} {whence}");
         self.tally.digests += 1;
     }
 
@@ -187,7 +187,8 @@ fn case(seed: u64, index: u64) -> (String, Tally) {
         check.epochs(&driver.bus, 0..=check.head(), "in a directory");
         driver.check_kept();
         driver.close().unwrap();
-        check_snapshot(&restart(sim.disk(), &way, Mode::Read).snapshot().unwrap(), driver.head());
+        check_snapshot(&restart(sim.disk(), &way, Mode::Read).snapshot().unwrap(), driver.head())
+            .unwrap();
         drop(driver);
         check.restarts(&sim.disk(), &way);
     }

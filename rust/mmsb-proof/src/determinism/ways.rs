@@ -93,6 +93,7 @@ fn commits(act: &Act) -> bool {
             | Act::CheckpointUnasked
             | Act::CheckpointDuring { .. }
             | Act::Backup
+            | Act::Recover
             | Act::Sync
             | Act::Reopen
     )

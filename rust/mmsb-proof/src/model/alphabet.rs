@@ -42,6 +42,7 @@ pub fn alphabet() -> Vec<Act> {
         Act::CheckpointDuring { call: 2, page: 0, byte: 9 },
         Act::CheckpointDuring { call: 5, page: 0, byte: 10 },
         Act::Backup,
+        Act::Recover,
         Act::Sync,
         Act::Reopen,
     ]
@@ -96,7 +97,8 @@ pub fn random_act(rng: &mut Rng) -> Act {
         26 => Act::CheckpointUnasked,
         27 => Act::Backup,
         28 => Act::CheckpointDuring { call: rng.below(12) as u8, page, byte: byte(rng) },
-        29 | 30 => Act::Sync,
+        29 => Act::Sync,
+        30 => Act::Recover,
         _ => Act::Reopen,
     }
 }

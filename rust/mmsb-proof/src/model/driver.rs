@@ -125,7 +125,7 @@ impl Driver {
         if epoch > ledger.told {
             history.extend(ledger.submitted.clone());
         }
-        check_snapshot(&bus.snapshot()?, history.last().unwrap());
+        check_snapshot(&bus.snapshot()?, history.last().unwrap())?;
         assert_eq!(bus.durable_epoch(), epoch, "what a new host shows is durable");
         let place = Place::simulated(sim, dir);
         sim.acknowledged(&place.dir, epoch, true);
@@ -142,7 +142,7 @@ impl Driver {
             sim.set_mark(0);
         }
         Driver {
-            digests: vec![bus.snapshot().unwrap().digest()],
+            digests: vec![bus.snapshot().unwrap().digest().unwrap()],
             refusals: Vec::new(),
             clock: 0,
             bus,
@@ -233,8 +233,8 @@ impl Driver {
     /// The bus shows the model's newest state, and its digest differs from those of the last other states.
     fn check_head(&mut self) -> Result<()> {
         let snapshot = self.bus.snapshot()?;
-        check_snapshot(&snapshot, self.head());
-        let digest = snapshot.digest();
+        check_snapshot(&snapshot, self.head())?;
+        let digest = snapshot.digest().unwrap();
         if self.digests.len() + 1 == self.history.len() {
             self.digests.push(digest);
         }
@@ -260,7 +260,7 @@ impl Driver {
         let how = self.how();
         let done = self.bus.commit(batch, None, &how);
         self.refuse(done, code)?;
-        check_snapshot(&self.bus.snapshot()?, self.head());
+        check_snapshot(&self.bus.snapshot()?, self.head())?;
         Ok(())
     }
 
@@ -444,7 +444,7 @@ impl Driver {
                 if moved && at == other_at {
                     let late = self.bus.commit(&mut batch, Some(&base), &how);
                     self.refuse(late, Code::Conflict)?;
-                    check_snapshot(&self.bus.snapshot()?, self.head());
+                    check_snapshot(&self.bus.snapshot()?, self.head())?;
                     return Ok(());
                 }
                 let epoch = self.epoch() + 1;
@@ -498,13 +498,13 @@ impl Driver {
                 self.submit(changed.then_some(next), self.durability(), |bus| {
                     bus.restore(&snapshot, &how)
                 })?;
-                assert_eq!(self.bus.snapshot()?.digest(), snapshot.digest());
+                assert_eq!(self.bus.snapshot()?.digest().unwrap(), snapshot.digest().unwrap());
             }
             Act::Fork { back, byte } => {
                 let at = self.back(*back);
                 let base = self.bus.snapshot_at(at as u64)?;
                 let fork = self.bus.fork(&base)?;
-                check_snapshot(&fork.snapshot().unwrap(), &self.history[at]);
+                check_snapshot(&fork.snapshot().unwrap(), &self.history[at])?;
                 let Some(id) = self.history[at].pick(*byte) else { return Ok(()) };
                 let mut state = State::clone(&self.history[at]);
                 let page = state.pages.get_mut(&id).unwrap();
@@ -514,8 +514,8 @@ impl Driver {
                     (page.bytes, page.epoch) = (data.clone(), at as u64 + 1);
                 }
                 assert_eq!(fork.write(id, 0, &data, &How::default()).unwrap().changed, changed);
-                check_snapshot(&fork.snapshot().unwrap(), &state);
-                check_snapshot(&fork.snapshot_at(at as u64).unwrap(), &self.history[at]);
+                check_snapshot(&fork.snapshot().unwrap(), &state)?;
+                check_snapshot(&fork.snapshot_at(at as u64).unwrap(), &self.history[at])?;
                 if at > 0 {
                     let older = fork.snapshot_at(at as u64 - 1).unwrap_err();
                     assert_eq!(older.code, Code::EpochNotFound);
@@ -524,7 +524,7 @@ impl Driver {
                 fork.close().unwrap();
                 drop(fork);
                 assert!(view.bytes() == state.pages[&id].bytes);
-                check_snapshot(&self.bus.snapshot()?, self.head());
+                check_snapshot(&self.bus.snapshot()?, self.head())?;
             }
             Act::KeepSnapshot => {
                 let state = self.head().clone();
@@ -547,9 +547,9 @@ impl Driver {
             Act::Travel { back } => {
                 let to = self.back(*back);
                 let snapshot = self.bus.snapshot_at(to as u64)?;
-                check_snapshot(&snapshot, &self.history[to]);
+                check_snapshot(&snapshot, &self.history[to])?;
                 if let Some(&digest) = self.digests.get(to) {
-                    assert_eq!(snapshot.digest(), digest);
+                    assert_eq!(snapshot.digest()?, digest);
                 }
             }
             Act::Checkpoint => self.checkpoint(false)?,
@@ -566,6 +566,7 @@ impl Driver {
                 }
             }
             Act::Backup => self.backup()?,
+            Act::Recover => self.salvage()?,
             Act::Sync => {
                 let want = if self.place.is_some() { self.epoch() } else { 0 };
                 assert_eq!(self.bus.sync()?, want);
@@ -580,7 +581,7 @@ impl Driver {
     /// What was kept shows what it showed.
     pub fn check_kept(&self) {
         for (snapshot, state) in &self.snapshots {
-            check_snapshot(snapshot, state);
+            check_snapshot(snapshot, state).unwrap();
         }
         for (view, bytes) in &self.views {
             assert!(view.bytes() == bytes, "a kept view changed");

@@ -15,7 +15,7 @@ pub use alphabet::{alphabet, random_act};
 pub use driver::{Driver, Ledger, of_storage, options};
 pub(crate) use queries::BACKUP;
 pub use queries::{check_backup, check_queries};
-pub use state::{Page, State, check_snapshot, compare};
+pub use state::{Page, State, Unlike, check_snapshot, compare};
 
 /// One step. Numbers are reduced to what is there when the step is taken.
 #[derive(Debug, Clone)]
@@ -61,6 +61,8 @@ pub enum Act {
     CheckpointDuring { call: u8, page: u8, byte: u8 },
     /// A copy of the store is made, opened and compared.
     Backup,
+    /// The bus is closed, what is good of its store is written into another, compared, and the bus opened again.
+    Recover,
     /// Everything is made durable.
     Sync,
     /// The bus is closed and opened again.
@@ -114,6 +116,7 @@ pub fn act() -> impl Strategy<Value = Act> {
         1 => (0u8..16, any::<u8>(), any::<u8>())
             .prop_map(|(call, page, byte)| Act::CheckpointDuring { call, page, byte }),
         1 => Just(Act::Backup),
+        1 => Just(Act::Recover),
         1 => Just(Act::Sync),
         1 => Just(Act::Reopen),
     ]

@@ -8,7 +8,7 @@ use mmsb_core::vfs::Vfs;
 use mmsb_core::{Bus, Durability, Error, LogEntry, Mode, Wanted};
 
 use super::driver::{of_storage, options};
-use super::state::{State, compare};
+use super::state::{State, Unlike, compare};
 
 /// What a commit can be asked for.
 fn asked_of(entry: &LogEntry) -> BTreeSet<(Option<u64>, Option<String>, Vec<String>)> {
@@ -76,7 +76,10 @@ pub fn check_backup(
     for epoch in [newest, newest / 2] {
         let snapshot = bus.snapshot_at(epoch).map_err(failed)?;
         let want = history.get(epoch as usize).ok_or(Err(format!("epoch {epoch} never was")))?;
-        compare(&snapshot, want).map_err(|what| Err(format!("epoch {epoch}: {what}")))?;
+        compare(&snapshot, want).map_err(|unlike| match unlike {
+            Unlike::Refused(error) => failed(error),
+            Unlike::Differs(what) => Err(format!("epoch {epoch}: {what}")),
+        })?;
     }
     match bus.verify(&mut |_, _| {}).map_err(failed)?.problems.first() {
         Some(problem) => Err(failed(problem.clone())),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mmsb_core::Snapshot;
+use mmsb_core::{Error, Snapshot};
 
 /// A page.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -57,34 +57,71 @@ pub(super) fn meta_of(n: u8) -> String {
 }
 
 /// Panics where a snapshot shows anything else than the model says.
-pub fn check_snapshot(snapshot: &Snapshot, want: &State) {
-    if let Err(what) = compare(snapshot, want) {
-        panic!("epoch {}: {what}", snapshot.epoch());
+///
+/// # Errors
+/// What kept it from being shown.
+pub fn check_snapshot(snapshot: &Snapshot, want: &State) -> mmsb_core::Result<()> {
+    match compare(snapshot, want) {
+        Ok(()) => Ok(()),
+        Err(Unlike::Refused(error)) => Err(error),
+        Err(Unlike::Differs(what)) => panic!("epoch {}: {what}", snapshot.epoch()),
+    }
+}
+
+/// Why a snapshot does not show what the model says.
+#[derive(Debug)]
+pub enum Unlike {
+    /// It could not be looked at.
+    Refused(Error),
+    /// It shows something else, in words.
+    Differs(String),
+}
+
+impl From<Error> for Unlike {
+    fn from(error: Error) -> Unlike {
+        Unlike::Refused(error)
+    }
+}
+
+impl From<String> for Unlike {
+    fn from(what: String) -> Unlike {
+        Unlike::Differs(what)
+    }
+}
+
+impl std::fmt::Display for Unlike {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Unlike::Refused(error) => write!(f, "{error}"),
+            Unlike::Differs(what) => f.write_str(what),
+        }
     }
 }
 
 /// What a snapshot shows that the model does not say.
 ///
 /// # Errors
-/// The first difference, in words.
-pub fn compare(snapshot: &Snapshot, want: &State) -> Result<(), String> {
+/// The first difference.
+pub fn compare(snapshot: &Snapshot, want: &State) -> Result<(), Unlike> {
     fn same<T: PartialEq + std::fmt::Debug>(what: &str, got: T, want: T) -> Result<(), String> {
         if got == want { Ok(()) } else { Err(format!("{what} is {got:?}, not {want:?}")) }
     }
-    let infos = snapshot.infos();
-    let ids: Vec<u64> = infos.iter().map(|info| info.id).collect();
-    same("the list of pages", ids, want.pages.keys().copied().collect())?;
-    for info in infos {
-        let (id, page) = (info.id, &want.pages[&info.id]);
+    // Page by page, as those are read that show one epoch of a store.
+    let names: Vec<(u64, Option<&str>)> =
+        want.pages.iter().map(|(&id, page)| (id, page.name.as_deref())).collect();
+    let shown = snapshot.names();
+    let shown = shown.iter().map(|(id, name)| (*id, name.as_deref())).collect();
+    same("the list of pages", shown, names)?;
+    for (&id, page) in &want.pages {
+        let info = snapshot.info(id)?.ok_or(format!("page {id} is not there"))?;
         let of = |what: &str| format!("{what} of page {id}");
         same(&of("the name"), &info.name, &page.name)?;
         same(&of("the metadata"), &info.meta, &page.meta)?;
         same(&of("the size"), info.nbytes, page.bytes.len() as u64)?;
         same(&of("the shape"), &info.shape[..], &[page.bytes.len() as u64])?;
         same(&of("the epoch"), info.epoch, page.epoch)?;
-        let view = snapshot.view(id).map_err(|e| e.to_string())?;
-        if view.bytes() != page.bytes {
-            return Err(of("other bytes"));
+        if snapshot.view(id)?.bytes() != page.bytes {
+            return Err(of("other bytes").into());
         }
         if let Some(name) = &page.name {
             same(&of("the page found by the name"), snapshot.find(name), Some(id))?;
@@ -95,5 +132,6 @@ pub fn compare(snapshot: &Snapshot, want: &State) -> Result<(), String> {
         same(&format!("what {name} names"), snapshot.find(&name), want.named(&name))?;
     }
     same("the list of tags", snapshot.tags(), want.tags.clone().into_iter().collect())?;
-    same("the next id", snapshot.next_id(), want.next_id)
+    same("the next id", snapshot.next_id(), want.next_id)?;
+    Ok(())
 }

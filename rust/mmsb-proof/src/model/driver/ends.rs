@@ -1,9 +1,10 @@
 //! Checkpoints beside the model, and the ends of a bus: closed, opened again, gone through from beginning to end.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use mmsb_core::vfs::{RamVfs, Vfs};
-use mmsb_core::{Bus, Code, Durability, How, Mode, Result};
+use mmsb_core::{Bus, Code, Durability, How, Mode, Result, Wish, recover_on};
 
 use super::{Driver, Ledger, Place, expect, of_storage};
 use crate::model::queries::{BACKUP, check_backup, check_queries};
@@ -114,6 +115,28 @@ impl Driver {
         self.note(None);
     }
 
+    /// A directory for a copy; none if the file system fails.
+    fn free(vfs: &dyn Vfs, dir: &Path) -> Option<PathBuf> {
+        let named = |number: u32| dir.with_extension(format!("{BACKUP}{number}"));
+        (0..).map(named).find_map(|to| match vfs.exists(&to) {
+            Ok(true) => None,
+            Ok(false) => Some(Some(to)),
+            Err(_) => Some(None),
+        })?
+    }
+
+    /// A copy shows the history of the store.
+    fn check_copy(&self, vfs: &Arc<dyn Vfs>, to: &Path) -> Result<()> {
+        check_backup(vfs, to, Mode::Read, &self.history).map_err(|what| match what {
+            Ok(error) => error,
+            Err(what) => panic!("{}: {what}", to.display()),
+        })?;
+        if self.place.is_some() && self.sim().is_none() {
+            std::fs::remove_dir_all(to).unwrap();
+        }
+        Ok(())
+    }
+
     /// Copies the store; the copy shows the same history, and makes the same epochs from then on.
     pub(super) fn backup(&mut self) -> Result<()> {
         let ram: Arc<dyn Vfs> = Arc::new(RamVfs::new());
@@ -121,24 +144,27 @@ impl Driver {
             Some(place) => (place.vfs.clone(), place.dir.clone()),
             None => (ram, "/s".into()),
         };
-        let mut number = 0;
-        let to = loop {
-            let to = dir.with_extension(format!("{BACKUP}{number}"));
-            match vfs.exists(&to) {
-                Ok(true) => number += 1,
-                Ok(false) => break to,
-                Err(_) => return Ok(()),
-            }
-        };
+        let Some(to) = Driver::free(&*vfs, &dir) else { return Ok(()) };
         assert_eq!(self.bus.backup_on(&*vfs, &to, &mut |_, _| {})?, self.epoch());
-        check_backup(&vfs, &to, Mode::Read, &self.history).map_err(|what| match what {
-            Ok(error) => error,
-            Err(what) => panic!("{}: {what}", to.display()),
-        })?;
-        if self.place.is_some() && self.sim().is_none() {
-            std::fs::remove_dir_all(&to).unwrap();
-        }
+        self.check_copy(&vfs, &to)?;
         self.check_head()
+    }
+
+    /// What is good of a sound store is all of it.
+    pub(super) fn salvage(&mut self) -> Result<()> {
+        let Some(Place { vfs, dir, .. }) = self.place.clone() else { return Ok(()) };
+        self.close()?;
+        // What a failure left in doubt is judged by opening.
+        if !self.failed
+            && let Some(to) = Driver::free(&*vfs, &dir)
+        {
+            let wish = Wish { upto: None, newest: true };
+            let told = recover_on(vfs.clone(), &dir, &to, wish, &self.options, &mut |_, _| {})?;
+            assert_eq!((told.epoch, told.appended), (self.epoch(), None));
+            assert!(told.problems.is_empty() && told.torn_bytes == 0, "{told:?}");
+            self.check_copy(&vfs, &to)?;
+        }
+        self.reopen()
     }
 
     /// Every epoch is there, bit for bit, forward and backward; the store is sound.
@@ -149,9 +175,9 @@ impl Driver {
         let backward = (0..epochs).rev().step_by(3.max(epochs / 25));
         for epoch in (0..epochs).chain(backward) {
             let snapshot = self.bus.snapshot_at(epoch as u64).unwrap();
-            check_snapshot(&snapshot, &self.history[epoch]);
+            check_snapshot(&snapshot, &self.history[epoch]).unwrap();
             if let Some(&digest) = self.digests.get(epoch) {
-                assert_eq!(snapshot.digest(), digest);
+                assert_eq!(snapshot.digest().unwrap(), digest);
             }
         }
         let log = self.bus.log(0, u64::MAX, false).unwrap();
@@ -165,7 +191,7 @@ impl Driver {
         if let Some(Place { vfs, dir, .. }) = &self.place {
             let reader =
                 Bus::open_on(vfs.clone(), dir, Mode::Read, &self.options, &mut |_, _| {}).unwrap();
-            check_snapshot(&reader.snapshot().unwrap(), self.head());
+            check_snapshot(&reader.snapshot().unwrap(), self.head()).unwrap();
             check_queries(&reader).unwrap();
             assert_eq!(reader.write(1, 0, b"", &How::default()).unwrap_err().code, Code::ReadOnly);
         }

@@ -1,0 +1,227 @@
+//! The segments of the log between a checkpoint and an epoch, and where in them the records are that somebody needs.
+//!
+//! A sealed segment has an index. One that has none, or a wrong one, and the one that is being written are read once,
+//! and what was found is kept in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::history::Past;
+use crate::index::{Index, MARKS, STRUCTURE, deeds, page_key};
+use crate::log::{self, CheckpointMark, Commit, LogCursor, SegmentName, Step, Walk, commit_at};
+use crate::sync::{Mutex, lock};
+use crate::{Error, Result};
+
+/// Segments read in memory that a bus keeps for the next epoch that somebody opens.
+const KEPT: usize = 4;
+
+/// What was read of segments without an index, by their numbers.
+pub(crate) type Tails = Mutex<BTreeMap<u64, Arc<Mutex<Tail>>>>;
+
+/// The places of a segment that was read as far as somebody needed it.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    walk: Walk,
+    places: BTreeMap<u64, Vec<u64>>,
+}
+
+impl Tail {
+    /// Reads on until behind `until`, and over what follows it before the next commit.
+    fn reach(&mut self, until: u64) -> Result<()> {
+        // The host may have written where there was nothing before.
+        self.walk.window.refresh();
+        while self.walk.epoch <= until && !self.walk.sealed {
+            let (begin, is_reached) = (self.walk.offset, self.walk.epoch >= until);
+            match self.walk.step()? {
+                Step::Commit(commit) => {
+                    for key in deeds(&commit) {
+                        let places = self.places.entry(key).or_default();
+                        if places.last() != Some(&begin) {
+                            places.push(begin);
+                        }
+                    }
+                }
+                Step::Mark { .. } => self.places.entry(MARKS).or_default().push(begin),
+                Step::Other => {}
+                // What is behind the last commit that is needed may be half written.
+                Step::Nothing | Step::Wrong(_) if is_reached => break,
+                Step::Nothing => {
+                    return Err(self.walk.damage("no valid record where there had been one"));
+                }
+                Step::Wrong(what) => return Err(self.walk.damage(what)),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+enum Places {
+    Index(Box<Index>),
+    Tail(Arc<Mutex<Tail>>),
+}
+
+/// One segment, and what is needed of it.
+#[derive(Debug)]
+pub(super) struct Part {
+    past: Arc<Past>,
+    name: SegmentName,
+    walk: Walk,
+    places: Places,
+    since: u64,
+    until: u64,
+}
+
+/// The segments with the commits behind `from` up to `epoch`, and with the checkpoint mark of `from`.
+pub(super) fn open(past: &Arc<Past>, from: u64, epoch: u64) -> Result<Vec<Part>> {
+    let store = &past.store;
+    // What is not in the log at all is told as it is by a walk over it.
+    let first = from.max(1);
+    if epoch == 0 {
+        return Ok(Vec::new());
+    }
+    LogCursor::new(Arc::clone(&store.vfs), &store.dir, first, epoch, false)?;
+    let names = log::list(&*store.vfs, &store.dir)?;
+    let mut parts: Vec<Part> = Vec::new();
+    for (n, &name) in names.iter().enumerate() {
+        let next = names.get(n + 1);
+        let last = next.map_or(u64::MAX, |next| next.first_epoch - 1);
+        if name.first_epoch > epoch || last < first {
+            continue;
+        }
+        let part = Part::open(past, name, (from + 1, epoch.min(last)), next.is_some())?;
+        if let Some(before) = parts.last() {
+            part.check_follows(before)?;
+        }
+        parts.push(part);
+    }
+    Ok(parts)
+}
+
+impl Part {
+    fn open(
+        past: &Arc<Past>,
+        name: SegmentName,
+        (since, until): (u64, u64),
+        is_sealed: bool,
+    ) -> Result<Part> {
+        let store = &past.store;
+        let mut walk = log::open_sparse(&*store.vfs, &store.dir, name, Some(store.uuid))?;
+        let past = Arc::clone(past);
+        let index = past.indexes.get(name, &mut walk, is_sealed)?;
+        let places = match index.filter(|index| index.ends.epoch >= until) {
+            Some(index) => Places::Index(Box::new(index)),
+            None => Places::Tail(tail(&past, name, until)?),
+        };
+        Ok(Part { past, name, walk, places, since, until })
+    }
+
+    /// The chain value and the epoch that the segment ends with; none if it is not sealed.
+    fn ends(&self) -> Option<(u64, u64)> {
+        match &self.places {
+            Places::Index(index) => Some((index.ends.chain, index.ends.epoch)),
+            Places::Tail(tail) => {
+                let walk = &lock(tail).walk;
+                walk.sealed.then_some((walk.chain, walk.epoch))
+            }
+        }
+    }
+
+    fn check_follows(&self, before: &Part) -> Result<()> {
+        let header = &self.walk.header;
+        if before.ends() == Some((header.chain, header.first_epoch - 1)) {
+            return Ok(());
+        }
+        let what = "the segment does not continue the one before it";
+        Err(Error::corruption(&self.walk.path, Some(0), Some(header.first_epoch), what))
+    }
+
+    fn offsets(&mut self, key: u64) -> Result<Vec<u64>> {
+        if let Places::Index(index) = &self.places {
+            // Marks lie behind the commit that they are about.
+            let until = if key == MARKS { u64::MAX } else { self.until };
+            match index.places(&[key], self.since.saturating_sub(1), until)? {
+                Some(places) => return Ok(places),
+                None => self.read()?,
+            }
+        }
+        let Places::Tail(tail) = &self.places else { return Ok(Vec::new()) };
+        Ok(lock(tail).places.get(&key).cloned().unwrap_or_default())
+    }
+
+    /// The index leads astray, or a record is damaged, which reading it all will say.
+    fn read(&mut self) -> Result<()> {
+        self.places = Places::Tail(tail(&self.past, self.name, self.until)?);
+        Ok(())
+    }
+
+    /// Calls `each` with the commits that have a key, in order.
+    fn commits(&mut self, key: u64, each: &mut dyn FnMut(&Commit<'_>) -> Result<()>) -> Result<()> {
+        let mut since = self.since;
+        'again: loop {
+            for offset in self.offsets(key)? {
+                // The index tells of some commits around.
+                let epoch = self.walk.epoch_at(offset)?;
+                if epoch.is_some_and(|epoch| !(since..=self.until).contains(&epoch)) {
+                    continue;
+                }
+                let Walk { window, header, path, .. } = &mut self.walk;
+                let Some(commit) = commit_at(window, header, path, offset)? else {
+                    if matches!(self.places, Places::Tail(_)) {
+                        let what = "the record changed while it was read";
+                        return Err(Error::corruption(path, Some(offset), Some(since), what));
+                    }
+                    self.read()?;
+                    continue 'again;
+                };
+                since = commit.epoch + 1;
+                each(&commit)?;
+            }
+            return Ok(());
+        }
+    }
+
+    /// The commits of a page.
+    pub(super) fn of_page(
+        &mut self,
+        id: u64,
+        each: &mut dyn FnMut(&Commit<'_>) -> Result<()>,
+    ) -> Result<()> {
+        page_key(id).map_or(Ok(()), |key| self.commits(key, each))
+    }
+
+    /// The commits that did more than write bytes.
+    pub(super) fn structure(
+        &mut self,
+        each: &mut dyn FnMut(&Commit<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.commits(STRUCTURE, each)
+    }
+
+    /// The checkpoint marks.
+    pub(super) fn marks(&mut self) -> Result<Vec<CheckpointMark>> {
+        let offsets = self.offsets(MARKS)?;
+        let marks = offsets.into_iter().map(|offset| self.walk.mark_at(offset));
+        marks.filter_map(Result::transpose).collect()
+    }
+}
+
+/// A segment read up to an epoch; what was read before is not read again.
+fn tail(past: &Past, name: SegmentName, until: u64) -> Result<Arc<Mutex<Tail>>> {
+    let known = lock(&past.tails).get(&name.seq).cloned();
+    let tail = match known {
+        Some(tail) => tail,
+        None => {
+            let store = &past.store;
+            let walk = log::open_segment(&*store.vfs, &store.dir, name, Some(store.uuid))?;
+            Arc::new(Mutex::new(Tail { walk, places: BTreeMap::new() }))
+        }
+    };
+    lock(&tail).reach(until)?;
+    let mut tails = lock(&past.tails);
+    tails.insert(name.seq, Arc::clone(&tail));
+    while tails.len() > KEPT {
+        tails.pop_first();
+    }
+    Ok(tail)
+}
