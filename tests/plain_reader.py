@@ -200,15 +200,36 @@ def read_segment(path: Path, chain: int | None) -> tuple[list[Record], int, dict
 def read_log(store: Path) -> list[Record]:
     """All records of a store in order, the chain checked from segment to segment."""
     records: list[Record] = []
-    chain, uuid = 0, None
-    for seq, path in enumerate(sorted((store / "log").glob("*.mlog"))):
+    meta = read_meta(store)
+    # Segments before the base are leftovers; of the first one the chain before it is not known.
+    chain, uuid = (None if meta["base_epoch"] else 0), None
+    paths = sorted((store / "log").glob("*.mlog"))
+    paths = [path for path in paths if int(path.name[:16], 16) >= meta["base_seq"]]
+    for seq, path in enumerate(paths, meta["base_seq"]):
         found, chain, info = read_segment(path, chain)
         assert info["seq"] == seq and uuid in (None, info["uuid"])
         uuid = info["uuid"]
         records += found
     commits = [r.epoch for r in records if r.kind == COMMIT]
-    assert commits == list(range(1, len(commits) + 1))
+    first = commits[0] if commits else meta["base_epoch"] + 1
+    assert first <= meta["base_epoch"] + 1
+    assert commits == list(range(first, first + len(commits)))
     return records
+
+
+def states_of(store: Path) -> dict[int, State]:
+    """The states of all epochs that open: those of the log, and older ones of checkpoints."""
+    base = read_meta(store)["base_epoch"]
+    states = {0: State()} if base == 0 else {}
+    for path in (store / "checkpoints").glob("*.ckpt"):
+        state, found, _ = read_checkpoint(path)
+        assert found == digest(state)
+        if state.epoch <= base:
+            states[state.epoch] = state
+    for record in read_log(store):
+        if record.kind == COMMIT and record.epoch > base:
+            states[record.epoch] = apply(states[record.epoch - 1], record)
+    return dict(sorted(states.items()))
 
 
 def apply(state: State, record: Record) -> State:
@@ -271,11 +292,17 @@ def read_meta(store: Path) -> dict[str, Any]:
         if not path.exists():
             continue
         data = path.read_bytes()
-        assert len(data) == 4096 and not any(data[128:])
+        assert len(data) == 4096 and data[89] <= 1 and not any(data[90:120])
         _checked(data[:128], META_MAGIC)
+        if data[89]:
+            _checked(data[:176], META_MAGIC)
+        assert not any(data[176 if data[89] else 128 :])
         names = ("generation", "durable_seq", "durable_offset", "durable_epoch", "durability")
         values = struct.unpack_from("<4QB", data, 56)
-        slots.append({"uuid": data[40:56], **dict(zip(names, values, strict=True))})
+        slot = {"uuid": data[40:56], **dict(zip(names, values, strict=True))}
+        slot["base_seq"], slot["base_epoch"] = struct.unpack_from("<2Q", data, 128)
+        slot["parent"] = (data[144:160], int.from_bytes(data[160:168], "little"))
+        slots.append(slot)
     return max(slots, key=lambda slot: slot["generation"])
 
 

@@ -146,6 +146,16 @@ class Core:
         durability: str | None = None,
     ) -> tuple[int, bool]: ...
     def fork(self, at: Snap) -> Core: ...
+    def fork_to(self, at: Snap, path: str) -> Core: ...
+    def check_epoch(self, epoch: int) -> None: ...
+    # Files and their sizes, bytes, checkpoints made, ranges of epochs, the oldest epoch.
+    def prune(
+        self,
+        log_since: int | None = None,
+        checkpoints: int | None = None,
+        every: int | None = None,
+        dry_run: bool = False,
+    ) -> tuple[list[tuple[str, int]], int, list[int], list[tuple[int, int]], int]: ...
     # Members of the metadata stand as in the canonical text: '"step":7'.
     def log(
         self,

@@ -56,11 +56,16 @@ def number(value: Any, what: str) -> int:
 
 def positive(value: SupportsIndex | None, what: str) -> int | None:
     """Return an optional number of bytes."""
+    return count(value, what, 1)
+
+
+def count(value: SupportsIndex | None, what: str, least: int) -> int | None:
+    """Return an optional number of things."""
     if value is None:
         return None
     result = number(value, what)
-    if not 0 < result < _U64:
-        raise ArgumentError(f"{what} must be between 1 and 2**64 - 1, not {result}")
+    if not least <= result < _U64:
+        raise ArgumentError(f"{what} must be between {least} and 2**64 - 1, not {result}")
     return result
 
 

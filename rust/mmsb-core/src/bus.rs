@@ -36,6 +36,8 @@ pub(crate) struct Inner {
     pub(crate) closed: AtomicBool,
     /// Held while a checkpoint is made. A failed sync of their names is final: the next one could seem to succeed.
     pub(crate) checkpointing: Mutex<Option<Error>>,
+    /// How many copies are being made; held while files are removed that they may need.
+    pub(crate) backups: Mutex<u64>,
     pub(crate) keeper: Keeper,
     /// Where a reader stopped reading the log.
     pub(crate) read_end: Option<Position>,
@@ -57,6 +59,10 @@ impl fmt::Debug for Bus {
 impl Bus {
     pub(crate) fn from_inner(inner: Inner) -> Bus {
         Bus(Arc::new(inner))
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.0
     }
 
     /// The directory; none for a bus in memory.
@@ -125,7 +131,7 @@ impl Bus {
     }
 
     #[inline]
-    fn writable(&self) -> Result<&Arc<Core>> {
+    pub(crate) fn writable(&self) -> Result<&Arc<Core>> {
         let core = self.alive()?;
         if self.0.mode == Mode::Read {
             return Err(Error::new(
@@ -154,31 +160,18 @@ impl Bus {
         if newest.epoch() == epoch {
             return Ok(newest);
         }
+        check_reach(core, epoch, newest.epoch())?;
         drop(newest);
-        self.check_known(core, epoch)?;
         match self.0.in_memory {
             true => self.0.past.whole(epoch, core.parent()),
             false => Snapshot::newest(&self.0.past.open(epoch)?.0),
         }
     }
 
-    /// Refuses an epoch that this bus never had.
-    fn check_known(&self, core: &Core, epoch: u64) -> Result<()> {
-        let (newest, base) = (core.epoch(), core.base_epoch());
-        let what = if epoch > newest {
-            format!("there is no epoch {epoch}; the newest is {newest}")
-        } else if epoch < base {
-            format!("epoch {epoch} is older than this fork of epoch {base}; ask its parent")
-        } else {
-            return Ok(());
-        };
-        Err(Error::new(Code::EpochNotFound, what))
-    }
-
     /// What it takes to read all of an epoch; nothing for one that is in memory.
     pub fn cost(&self, epoch: u64) -> Result<Cost> {
         let core = self.alive()?;
-        self.check_known(core, epoch)?;
+        check_reach(core, epoch, core.epoch())?;
         if epoch == core.epoch() && core.lazy().is_none() || epoch == core.base_epoch() {
             return Ok(Cost::default());
         }
@@ -284,6 +277,16 @@ impl Bus {
         Bus::on_ram(core, &Options::default(), self.0.past.max_memory)
     }
 
+    /// Fails for an epoch that does not open.
+    pub fn check_epoch(&self, epoch: u64) -> Result<()> {
+        let core = self.alive()?;
+        check_reach(core, epoch, core.epoch())?;
+        match core.parent() {
+            None => self.0.store.check_kept(epoch).map(drop),
+            Some(_) => Ok(()),
+        }
+    }
+
     /// Commits of `since..=until`, clamped to what is there.
     pub fn log(&self, since: u64, until: u64, reverse: bool) -> Result<LogIter> {
         self.log_of(&Wanted::default(), since, until, reverse)
@@ -298,8 +301,11 @@ impl Bus {
         reverse: bool,
     ) -> Result<LogIter> {
         let core = self.alive()?;
-        let (since, until) = (since.max(core.base_epoch() + 1), until.min(core.epoch()));
-        LogIter::new(&self.0.past.indexes, wanted, since, until, reverse)
+        self.0.store.steady(|| {
+            let base = self.0.store.base()?.epoch.max(core.base_epoch());
+            let (since, until) = (since.max(base + 1), until.min(core.epoch()));
+            LogIter::new(&self.0.past.indexes, wanted, since, until, reverse)
+        })
     }
 
     /// The last epoch of this bus's log whose time is not after `time`.
@@ -398,6 +404,7 @@ impl Bus {
             (seq.newest.epoch, end.unwrap_or_default())
         };
         core.wait_published(epoch)?;
+        let _running = Running::begin(&self.0.backups);
         // That of a bus in memory says nothing about one in a directory.
         let durability = self.0.in_memory.then(|| durability_code(Durability::Disk));
         backup::copy(store, Upto { epoch, end, durability }, vfs, &to, progress)?;
@@ -416,7 +423,12 @@ impl Bus {
         report.records = walked.records;
         report.bytes = walked.bytes;
         report.bytes += index::verify(store, &mut |e| problems.push(e))?;
-        for epoch in checkpoint::list(&*store.vfs, &store.dir)? {
+        let base = store.base()?.epoch;
+        let known = checkpoint::list(&*store.vfs, &store.dir)?;
+        if !known.contains(&base) {
+            report.problems.extend(store.needs(base, None).err());
+        }
+        for epoch in known {
             match checkpoint::verify(&*store.vfs, &store.dir, epoch, store.uuid) {
                 Ok((bytes, digest)) => {
                     report.bytes += bytes;
@@ -466,17 +478,48 @@ impl Bus {
     }
 }
 
+/// Fails for an epoch that this bus never had or will only have.
+fn check_reach(core: &Core, epoch: u64, newest: u64) -> Result<()> {
+    let what = if epoch > newest {
+        format!("there is no epoch {epoch}; the newest is {newest}")
+    } else if epoch < core.base_epoch() {
+        let forked = core.base_epoch();
+        format!("epoch {epoch} is older than this fork of epoch {forked}; ask its parent")
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(Code::EpochNotFound, what))
+}
+
+/// Counts a backup as long as it runs, also if whoever is told of its progress raises.
+struct Running<'a>(&'a Mutex<u64>);
+
+impl Running<'_> {
+    fn begin(count: &Mutex<u64>) -> Running<'_> {
+        *lock(count) += 1;
+        Running(count)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        *lock(self.0) -= 1;
+    }
+}
+
 impl Inner {
-    fn checkpoint(&self, automatic: bool) -> Result<u64> {
-        let began = Instant::now();
-        let (core, store) = (&self.core, &self.store);
-        let mut ended = lock(&self.checkpointing);
+    /// Whether a checkpoint can be made; `ended` is what `checkpointing` guards.
+    pub(crate) fn can_checkpoint(&self, ended: &Option<Error>) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::new(Code::Closed, "the bus is closed"));
         }
-        if let Some(error) = &*ended {
-            return Err(error.clone());
-        }
+        ended.clone().map_or(Ok(()), Err)
+    }
+
+    fn checkpoint(&self, automatic: bool) -> Result<u64> {
+        let (core, store) = (&self.core, &self.store);
+        let mut ended = lock(&self.checkpointing);
+        self.can_checkpoint(&ended)?;
         let at = Snapshot::newest(core)?;
         let (epoch, file) = (at.epoch(), checkpoint::path(&store.dir, at.epoch()));
         if checkpoint::list(&*store.vfs, &store.dir)?.contains(&epoch) {
@@ -487,8 +530,22 @@ impl Inner {
                 done => return done.map(|_| epoch),
             }
         }
+        self.write_checkpoint(&at, automatic, &mut ended)?;
+        keeper::thin(store, &at.tags())?;
+        Ok(epoch)
+    }
+
+    /// Makes a checkpoint, durably, and notes it in the log; `ended` is what `checkpointing` guards.
+    pub(crate) fn write_checkpoint(
+        &self,
+        at: &Snapshot,
+        automatic: bool,
+        ended: &mut Option<Error>,
+    ) -> Result<()> {
+        let began = Instant::now();
+        let (core, store, epoch) = (&self.core, &self.store, at.epoch());
         trace::checkpoint_begin(epoch);
-        let size = checkpoint::write(&*store.vfs, &store.dir, store.uuid, &at, automatic)?;
+        let size = checkpoint::write(&*store.vfs, &store.dir, store.uuid, at, automatic)?;
         if !planted(Defect::CheckpointBeforeLog) {
             core.wait_durable(epoch)?;
         }
@@ -505,9 +562,9 @@ impl Inner {
             return Err(error);
         }
         drop(seq);
+        let file = checkpoint::path(&store.dir, epoch);
         trace::checkpoint_done(&file, epoch, size, began.elapsed().as_secs_f64());
-        keeper::thin(store, &at.tags())?;
-        Ok(epoch)
+        Ok(())
     }
 
     fn close(&self) -> Result<()> {

@@ -1,12 +1,14 @@
 //! Automatic checkpoints: when one is due, and which of them stay.
 //!
-//! Checkpoints are not history: while the log is complete, any of them can go. The newest two automatic ones stay,
-//! and of the older ones one per doubling of the distance in epochs; explicit ones and those of tagged epochs stay.
+//! Checkpoints behind the base of the log are not history: the log says the same, any of them can go. The newest two
+//! automatic ones stay, and of the older ones one per doubling of the distance in epochs; explicit ones and those of
+//! tagged epochs stay. That of the base and those before it are history, and stay until they are pruned.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::history::Store;
+use crate::museum::{Defect, planted};
 use crate::{Error, Result, checkpoint};
 
 /// Log that a recovery may have to read before a checkpoint is worth its time.
@@ -33,6 +35,12 @@ impl Keeper {
                 .due_at
                 .compare_exchange(due_at, u64::MAX, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
+    }
+
+    /// So much of the log was let go, which is nothing that a recovery would have read.
+    pub(crate) fn removed(&self, log_bytes: u64) {
+        let less = |due_at: u64| (due_at != u64::MAX).then(|| due_at.saturating_sub(log_bytes));
+        let _ = self.due_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
     /// A checkpoint was made, or could not be: the next one is due after as much log again.
@@ -63,9 +71,11 @@ fn superfluous(epochs: &[u64]) -> Vec<u64> {
 /// Removes automatic checkpoints that the rule does not keep.
 pub(crate) fn thin(store: &Store, tagged: &[(String, u64)]) -> Result<()> {
     let mut automatic = Vec::new();
+    let base = store.base()?.epoch;
     for epoch in checkpoint::list(&*store.vfs, &store.dir)? {
+        let is_history = epoch <= base && !planted(Defect::BaseThinned);
         let is_tagged = tagged.iter().any(|&(_, named)| named == epoch);
-        if !is_tagged && checkpoint::is_automatic(&*store.vfs, &store.dir, epoch)? {
+        if !is_history && !is_tagged && checkpoint::is_automatic(&*store.vfs, &store.dir, epoch)? {
             automatic.push(epoch);
         }
     }

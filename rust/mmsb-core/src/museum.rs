@@ -63,6 +63,10 @@ pub(crate) enum Defect {
     CopyNotMarked,
     /// An index is believed whatever became of its segment.
     IndexNotBound,
+    /// The checkpoint that the log begins with is thinned like any other.
+    BaseThinned,
+    /// Segments go before the slots say durably where the log begins.
+    PrunedBeforeBase,
 }
 
 /// Whether this defect is planted.

@@ -1,5 +1,8 @@
 //! How a bus comes to be: in memory, in a new directory, or out of one by recovery.
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +14,7 @@ use crate::core::Core;
 use crate::history::{BACKING, Past, Store};
 use crate::index::Indexes;
 use crate::keeper::Keeper;
-use crate::log::{self, Log, LogOptions, LogRecovery, OpenMode, Position};
+use crate::log::{self, Log, LogOptions, LogRecovery, OpenMode, Parent, Position};
 use crate::sequence::Durability;
 use crate::snapshot::Snapshot;
 use crate::sync::{Mutex, lock};
@@ -56,7 +59,7 @@ impl std::str::FromStr for Mode {
     }
 }
 
-/// A host takes files away, torn or thinned ones, that a reader has just seen in the directory: so often it looks again.
+/// A host takes files away, torn, thinned or pruned ones, that a reader has just seen in the directory: so often it looks again.
 const LOOKS: usize = 16;
 
 /// Options of a bus.
@@ -185,6 +188,79 @@ impl Bus {
         Ok(Bus::assemble(core, past, Mode::ReadWrite, false, durability, segment, None))
     }
 
+    /// A new store in a directory that is empty or not there, which begins with what a snapshot shows; its host.
+    pub fn fork_to(&self, at: &Snapshot, dir: &Path) -> Result<Bus> {
+        let inner = self.inner();
+        // The durability of a bus in memory says nothing about one in a directory.
+        let durability = if inner.in_memory { Durability::Disk } else { inner.durability };
+        let (durability, max_memory) = (Some(durability), Some(inner.past.max_memory));
+        let options = Options { durability, max_memory, ..Options::default() };
+        self.fork_to_on(Arc::new(OsVfs), at, dir, &options)
+    }
+
+    /// The same, behind a file system and with options of its own.
+    pub fn fork_to_on(
+        &self,
+        vfs: Arc<dyn Vfs>,
+        at: &Snapshot,
+        dir: &Path,
+        options: &Options,
+    ) -> Result<Bus> {
+        self.core()?;
+        let inner = self.inner();
+        let (dir, store) = (absolute(dir)?, &inner.store);
+        if !inner.in_memory && dir == store.dir {
+            let mut error = Error::new(
+                Code::BusExists,
+                format!("{} already holds this bus; fork it elsewhere", dir.display()),
+            );
+            error.detail.file = Some(dir);
+            return Err(error);
+        }
+        if !inner.in_memory && dir.starts_with(&store.dir) {
+            let what = format!("{} lies in the store that is to be forked", dir.display());
+            return Err(Error::new(Code::Argument, what));
+        }
+        Bus::branch(vfs, &dir, at, store.uuid, options)
+    }
+
+    /// A new store behind a file system that begins with what a snapshot of the store `parent` shows.
+    fn branch(
+        vfs: Arc<dyn Vfs>,
+        dir: &Path,
+        at: &Snapshot,
+        parent: [u8; 16],
+        options: &Options,
+    ) -> Result<Bus> {
+        let (max_memory, epoch) = (max_memory(options)?, at.epoch());
+        let durability = options.durability.unwrap_or(Durability::Disk);
+        let core = Core::new(BACKING, max_memory, true)?;
+        let time = (epoch > 0).then(|| at.time());
+        let opts = LogOptions { base_epoch: epoch, time, ..log_options(options, durability) };
+        // What is read back is what is shown, so all of it was checked before there is a store.
+        let mut fill = |uuid| {
+            if epoch == 0 {
+                return Ok(());
+            }
+            checkpoint::write(&*vfs, dir, uuid, at, false)?;
+            let names = checkpoint::install(&*vfs, dir, epoch)?;
+            checkpoint::sync_names(&*names, dir)?;
+            checkpoint::load(&*vfs, dir, epoch, uuid, &core, &mut |_, _| {})
+        };
+        let parent = Parent { uuid: parent, epoch };
+        let log = Log::fork(Arc::clone(&vfs), dir, opts, parent, &mut fill)?;
+        assert_eq!(core.epoch(), epoch, "a fork begins with its parent's epoch");
+        core.durable.store(epoch, Ordering::Release);
+        let store = Store { vfs, dir: dir.to_path_buf(), uuid: log.meta().uuid };
+        let (segment, least) = log.segments();
+        lock(&core.sequencer).log = Some(log);
+        trace::fork(epoch);
+        trace::create(dir, durability.as_str());
+        let indexes = Arc::new(Indexes::new(store, true, least));
+        let past = Arc::new(Past::new(indexes, max_memory));
+        Ok(Bus::assemble(core, past, Mode::ReadWrite, false, durability, segment, None))
+    }
+
     /// Opens a store. `progress` is told bytes done and bytes in all.
     pub fn open(
         dir: &Path,
@@ -204,8 +280,10 @@ impl Bus {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Bus> {
         for _ in 0..LOOKS {
+            let base = log::base(&*vfs, dir);
+            let moved = || log::base(&*vfs, dir).ok() != base.as_ref().ok().copied();
             match Bus::open_once(Arc::clone(&vfs), dir, mode, options, progress) {
-                Err(error) if mode == Mode::Read && error.is_missing() => {}
+                Err(error) if mode == Mode::Read && (error.is_missing() || moved()) => {}
                 opened => return opened,
             }
         }
@@ -236,9 +314,14 @@ impl Bus {
         let durability = options.durability.unwrap_or(durability_of(meta.durability));
         let store = Store { vfs, dir: dir.to_path_buf(), uuid: meta.uuid };
         let fresh = || Core::new(BACKING, max_memory, true);
+        let least = meta.base.epoch;
         let known = checkpoint::list(&*store.vfs, dir)?;
+        let usable = || known.iter().rev().copied().filter(|&at| at >= least);
         let (core, checkpoint_epoch) =
-            history::load_newest(&store, known.into_iter().rev(), fresh()?, &fresh, progress)?;
+            history::load_newest(&store, usable(), fresh()?, &fresh, progress)?;
+        if checkpoint_epoch.is_none() {
+            store.needs(least, usable().next())?;
+        }
         let from = checkpoint_epoch.unwrap_or(0);
         let digest = checkpoint_epoch.map(|_| Snapshot::brief(&core).digest()).transpose()?;
         let opts = log_options(options, durability);
@@ -333,6 +416,7 @@ impl Bus {
             recovery: opened.map(|(recovery, _)| recovery),
             closed: AtomicBool::new(false),
             checkpointing: Mutex::new(None),
+            backups: Mutex::new(0),
             keeper: Keeper::new(log, pages),
             read_end,
         })

@@ -151,7 +151,7 @@ impl Snapshot {
     /// The same epoch with the bytes of all pages.
     pub(crate) fn whole(&self) -> Result<Snapshot> {
         match self.0.core.lazy() {
-            Some(lazy) => Ok(lazy.whole()?.clone()),
+            Some(lazy) => Ok(lazy.whole(self)?.clone()),
             None => Ok(self.clone()),
         }
     }
@@ -174,7 +174,7 @@ impl Snapshot {
             None => match lazy.show(&self.0.core, page, &slot, (start, stop)) {
                 Ok(slot) => return Ok((&self.0.core, slot)),
                 // What is damaged may not be needed: an older checkpoint and the log behind it say the same.
-                Err(error) if error.code == Code::Corruption => lazy.whole()?,
+                Err(error) if error.code == Code::Corruption => lazy.whole(self)?,
                 Err(error) => return Err(error),
             },
         };

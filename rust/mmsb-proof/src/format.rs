@@ -9,8 +9,11 @@ use twox_hash::{XxHash3_64, XxHash3_128};
 pub const HEADER: usize = 4096;
 /// Bytes of a record's header.
 pub const RECORD: usize = 32;
-/// Bytes of a meta slot that carry meaning.
+/// Bytes of a meta slot that every one has.
 const SLOT: usize = 128;
+/// Whether a base and a parent follow, and where their sum is.
+const ORIGIN: usize = 89;
+const ORIGIN_SUM: usize = 168;
 /// Kinds of records.
 pub const COMMIT: u8 = 1;
 /// A checkpoint mark.
@@ -222,6 +225,15 @@ pub fn slot_position(slot: &[u8]) -> Option<(u64, u64)> {
     whole.then(|| (word(slot, 64), word(slot, 72)))
 }
 
+/// What a whole meta slot says of where the log begins: its generation, the first segment, and the epoch before.
+pub fn slot_base(slot: &[u8]) -> Option<(u64, u64, u64)> {
+    slot_position(slot)?;
+    let has_base = slot[ORIGIN] == 1;
+    let whole = !has_base || h64(&slot[..ORIGIN_SUM]) == word(slot, ORIGIN_SUM);
+    // Without one they are zero.
+    whole.then(|| (word(slot, 56), word(slot, 128), word(slot, 136)))
+}
+
 /// What the header of a segment says besides its checksum.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Segment {
@@ -315,6 +327,10 @@ pub fn slot(uuid: u64, generation: u64, durable: (u64, u64), epoch: u64) -> Vec<
 fn seal_slot(bytes: &mut [u8]) {
     let sum = h64(&bytes[..SLOT - 8]);
     set_word(bytes, SLOT - 8, sum);
+    if bytes[ORIGIN] == 1 {
+        let sum = h64(&bytes[..ORIGIN_SUM]);
+        set_word(bytes, ORIGIN_SUM, sum);
+    }
 }
 
 /// Makes all checksums of a file right, whatever it says; what its lengths do not lead to stays as it is.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mmsb_core::{Batch as CoreBatch, Bus, Code, Committed, Durability, Error, How, Wanted};
-use mmsb_core::{NewPage, Options, Result, Snapshot};
+use mmsb_core::{Keep, NewPage, Options, PruneReport, Result, Snapshot};
 use numpy::{PyArrayDescrMethods as _, PyUntypedArray, PyUntypedArrayMethods as _};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -405,6 +405,36 @@ impl Core {
     fn fork(&self, py: Python<'_>, at: &Snap) -> PyResult<Core> {
         let bus = enter::attached(py, || self.bus.fork(&at.get()?))?;
         Ok(Core::new(bus, self.clock(py)))
+    }
+
+    fn fork_to(&self, py: Python<'_>, at: &Snap, path: PathBuf) -> PyResult<Core> {
+        let at = enter::attached(py, || at.get())?;
+        let bus = enter::detached(py, || self.bus.fork_to(&at, &path))?;
+        Ok(Core::new(bus, self.clock(py)))
+    }
+
+    fn check_epoch(&self, py: Python<'_>, epoch: u64) -> PyResult<()> {
+        enter::detached(py, || self.bus.check_epoch(epoch))
+    }
+
+    #[expect(clippy::type_complexity, reason = "a tuple that Python names the parts of")]
+    #[pyo3(signature = (log_since=None, checkpoints=None, every=None, dry_run=false))]
+    fn prune(
+        &self,
+        py: Python<'_>,
+        log_since: Option<u64>,
+        checkpoints: Option<u64>,
+        every: Option<u64>,
+        dry_run: bool,
+    ) -> PyResult<(Vec<(Py<PyAny>, u64)>, u64, Vec<u64>, Vec<(u64, u64)>, u64)> {
+        let keep = Keep { log_since, checkpoints, every, dry_run };
+        let report = enter::detached(py, || self.bus.prune(&keep))?;
+        let PruneReport { files, bytes, checkpoints, let_go, oldest } = report;
+        let files = files
+            .into_iter()
+            .map(|(path, size)| Ok((path.as_os_str().into_pyobject(py)?.into_any().unbind(), size)))
+            .collect::<PyResult<_>>()?;
+        Ok((files, bytes, checkpoints, let_go, oldest))
     }
 
     #[pyo3(signature = (since, until, reverse, page=None, source=None, meta=None))]

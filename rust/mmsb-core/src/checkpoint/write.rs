@@ -103,6 +103,7 @@ pub(crate) fn write(
     automatic: bool,
 ) -> Result<u64> {
     assert!(at.epoch() <= at.core().epoch(), "a checkpoint shows what was published");
+    let at = &at.whole()?;
     let temp = temp(store, at.epoch());
     let fail = |e: io::Error, doing: &str| Error::storage(&temp, &e, doing);
     remove_remains(vfs, store)?;

@@ -68,8 +68,8 @@ impl<'a> Scan<'a> {
         mode: &OpenMode,
     ) -> Scan<'a> {
         assert!(!names.is_empty(), "a log without a segment is read");
-        let numbers = names.iter().map(|name| name.seq);
-        assert!(numbers.eq(0..names.len() as u64), "a segment is not at the place of its number");
+        let in_order = |a: &SegmentName, b: &SegmentName| a.seq + 1 == b.seq;
+        assert!(names.is_sorted_by(in_order), "a segment is not at the place of its number");
         let limit = matches!(mode, OpenMode::Reader { durable_only: true }).then_some(meta.durable);
         Scan {
             vfs,
@@ -134,7 +134,8 @@ impl<'a> Scan<'a> {
         let mut index = start;
         loop {
             let before = last.as_ref().map(|last| last.header.seq + 1);
-            assert!(before.is_none_or(|next| next == index as u64), "a segment is left out");
+            let is_next = before.is_none_or(|next| next == self.names[index].seq);
+            assert!(is_next, "a segment is left out");
             let Some(mut walk) = self.enter(index, last.as_ref())? else {
                 return match last {
                     Some(last) => self.torn(index - 1, last, index),
