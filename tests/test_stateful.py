@@ -91,6 +91,18 @@ class BusMachine(RuleBasedStateMachine):
                 snap.close()
             self.bus.close()
 
+    @rule(epochs=st.none() | st.integers(1, 9), seconds=st.none() | st.sampled_from([0, 0.01, 5]))
+    def retain(self, epochs: int | None, seconds: float | None) -> None:
+        if epochs is not None and seconds is not None:
+            with pytest.raises(mmsb.ArgumentError):
+                self.bus.retain(epochs=epochs, seconds=seconds)
+            return
+        self.bus.retain(epochs=epochs, seconds=seconds)
+        first = self.bus.stats()["retained_since"]
+        assert first >= self.model.epoch + 1 - (epochs or 1) or seconds is not None
+        for epoch in range(first, self.model.epoch + 1):
+            assert self.bus.cost(epoch) == mmsb.Cost(None, 0, 0)
+
     # -- commits
 
     @rule(data=st.data())
@@ -346,8 +358,9 @@ class StoreMachine(BusMachine):
         self.model.let_go(base)
         self.look_at_older()
         for epoch in gone:
-            with pytest.raises(mmsb.EpochNotFoundError):
-                self.bus.snapshot(epoch)
+            if epoch < self.bus.stats()["retained_since"]:
+                with pytest.raises(mmsb.EpochNotFoundError):
+                    self.bus.snapshot(epoch)
 
     def look_at_older(self) -> None:
         for epoch, state in self.older.items():

@@ -156,6 +156,7 @@ class Core:
         every: int | None = None,
         dry_run: bool = False,
     ) -> tuple[list[tuple[str, int]], int, list[int], list[tuple[int, int]], int]: ...
+    def retain(self, epochs: int | None = None, nanoseconds: int | None = None) -> None: ...
     # Members of the metadata stand as in the canonical text: '"step":7'.
     def log(
         self,

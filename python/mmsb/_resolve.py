@@ -69,6 +69,17 @@ def count(value: SupportsIndex | None, what: str, least: int) -> int | None:
     return result
 
 
+def nanoseconds(seconds: float | None, what: str) -> int | None:
+    """Return an optional span of time."""
+    if seconds is None:
+        return None
+    if not isinstance(seconds, (int, float, np.integer, np.floating)) or isinstance(seconds, bool):
+        raise ArgumentTypeError(f"{what} must be a number, not {type(seconds).__name__}")
+    if not 0 <= seconds < _U64 / _SECOND:  # NaN too
+        raise ArgumentError(f"{what} must be between 0 and {_U64 // _SECOND}, not {seconds}")
+    return int(seconds * _SECOND)
+
+
 def path_text(path: str | os.PathLike[str]) -> str:
     """Return a path as the native core takes it."""
     try:

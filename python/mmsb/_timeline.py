@@ -421,6 +421,53 @@ class Timeline:
         paths = tuple((Path(file), n) for file, n in files)
         return PruneReport(paths, size, tuple(made), tuple(epochs), oldest)
 
+    def retain(
+        self, *, epochs: SupportsIndex | None = None, seconds: float | None = None
+    ) -> None:
+        """Keep the last epochs in memory from now on, so that they open in microseconds.
+
+        Otherwise an old epoch is rebuilt from checkpoint and log when it is opened. Memory that
+        only old epochs hold counts against `max_memory` like all other; ``bus.stats()`` tells
+        how much that is and since which epoch (`retained_bytes`, `retained_since`).
+
+        A bus in a directory loses nothing by this. A bus in memory has its log in memory too, and
+        lets go of what lies before the epochs that it is to retain: those raise
+        :class:`EpochNotFoundError` from then on. Tagged epochs and open snapshots stay.
+
+        Without arguments no old epoch is held any more, and a bus in memory keeps its log from
+        then on.
+
+        Parameters
+        ----------
+        epochs : int, optional
+            So many of the last epochs, the newest among them.
+        seconds : float, optional
+            Those that were the newest at some moment of so many seconds before the newest commit,
+            by the times of the commits.
+
+        Raises
+        ------
+        ArgumentError
+            Both are given, or a number is out of range.
+        ReadOnlyError
+            The bus was opened with mode "r".
+
+        Examples
+        --------
+        >>> import mmsb
+        >>> bus = mmsb.Bus()
+        >>> bus.retain(epochs=100)
+        >>> x = bus.create_page("x", data=[0])
+        >>> for step in range(1, 1000):
+        ...     x[0] = step
+        >>> bus.snapshot(950)["x"], bus.stats()["retained_since"]
+        (array([949]), 901)
+        """
+        if epochs is not None and seconds is not None:
+            raise ArgumentError("give one of epochs and seconds")
+        last = _resolve.count(epochs, "epochs", 1)
+        self._core.retain(last, _resolve.nanoseconds(seconds, "seconds"))
+
     def digest(self, epoch: EpochLike | None = None) -> str:
         """Return the digest of a state: equal digests mean equal state.
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::arena::is_denied;
 use crate::history::Store;
+use crate::snapshot::Snapshot;
 use crate::log::{self, MetaSlots, Position, SegmentName, StoreMeta, birth};
 use crate::vfs::{OpenKind, Vfs, VfsFile, read_full_at, write_all_at};
 use crate::{Code, Error, Result, checkpoint, trace};
@@ -21,18 +22,20 @@ use crate::{Code, Error, Result, checkpoint, trace};
 const PIECE: usize = 1 << 20;
 
 /// What of a store is copied: all up to the end of an epoch.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Upto {
     pub(crate) epoch: u64,
     pub(crate) end: Position,
     /// What the copy has as the durability of its bus, if not that of the source.
     pub(crate) durability: Option<u8>,
+    /// The states of a bus in memory from the time before its log, which no file has.
+    pub(crate) states: Vec<Snapshot>,
 }
 
 /// Copies a store into a directory that is empty or not there. `progress` is told bytes done and bytes in all.
 pub(crate) fn copy(
     store: &Store,
-    upto: Upto,
+    upto: &Upto,
     vfs: &dyn Vfs,
     to: &Path,
     progress: &mut dyn FnMut(u64, u64),
@@ -65,7 +68,7 @@ pub(crate) fn copy(
 }
 
 /// Every record up to the end must be sound.
-fn check_log(store: &Store, upto: Upto) -> Result<()> {
+fn check_log(store: &Store, upto: &Upto) -> Result<()> {
     let mut problem = None;
     let mut note = |error| _ = problem.get_or_insert(error);
     log::verify(&*store.vfs, &store.dir, Some(upto.end), &mut note, &mut |_, _| {})?;
@@ -96,7 +99,7 @@ impl Copying<'_> {
     fn fill(
         &mut self,
         store: &Store,
-        upto: Upto,
+        upto: &Upto,
         names: &[SegmentName],
         meta: StoreMeta,
         to: &Path,
@@ -128,8 +131,12 @@ impl Copying<'_> {
             done += len;
         }
         let known = checkpoint::list(self.from, &store.dir)?;
-        if !known.contains(&base) {
+        if !known.contains(&base) && upto.states.is_empty() {
             store.needs(base, None)?;
+        }
+        for state in &upto.states {
+            checkpoint::write(self.to, to, store.uuid, state, false)?;
+            checkpoint::install(self.to, to, state.epoch())?;
         }
         for epoch in known.into_iter().filter(|&epoch| epoch <= upto.epoch) {
             self.checkpoint(store, epoch, base, to)?;

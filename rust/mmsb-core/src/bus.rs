@@ -16,6 +16,7 @@ use crate::log::{self, Log, Position};
 use crate::museum::{Defect, planted};
 use crate::open::{Mode, Options, Recovery, Report, absolute, durability_code};
 use crate::sequence::{Build, Committed, Durability, How};
+use crate::retain::Kept;
 use crate::snapshot::{Pin, Snapshot};
 use crate::sync::{Mutex, lock};
 use crate::table;
@@ -36,6 +37,8 @@ pub(crate) struct Inner {
     pub(crate) closed: AtomicBool,
     /// Held while a checkpoint is made. A failed sync of their names is final: the next one could seem to succeed.
     pub(crate) checkpointing: Mutex<Option<Error>>,
+    /// What a bus in memory keeps of the time before its log; held while an epoch is rebuilt from it.
+    pub(crate) kept: Mutex<Kept>,
     /// How many copies are being made; held while files are removed that they may need.
     pub(crate) backups: Mutex<u64>,
     pub(crate) keeper: Keeper,
@@ -162,8 +165,11 @@ impl Bus {
         }
         check_reach(core, epoch, newest.epoch())?;
         drop(newest);
+        if let Some(retained) = Snapshot::retained(core, epoch)? {
+            return Ok(retained);
+        }
         match self.0.in_memory {
-            true => self.0.past.whole(epoch, core.parent()),
+            true => self.0.remember(epoch),
             false => Snapshot::newest(&self.0.past.open(epoch)?.0),
         }
     }
@@ -172,13 +178,14 @@ impl Bus {
     pub fn cost(&self, epoch: u64) -> Result<Cost> {
         let core = self.alive()?;
         check_reach(core, epoch, core.epoch())?;
-        if epoch == core.epoch() && core.lazy().is_none() || epoch == core.base_epoch() {
+        if epoch == core.epoch() && core.lazy().is_none() || epoch >= core.floor() {
             return Ok(Cost::default());
         }
+        if self.0.in_memory {
+            return self.0.cost_in_memory(epoch);
+        }
         let end = lock(&core.sequencer).log.as_ref().map(Log::end).or(self.0.read_end);
-        let mut cost = self.0.past.cost(epoch, end)?;
-        cost.records -= core.base_epoch().min(cost.records);
-        Ok(cost)
+        self.0.past.cost(epoch, None, end)
     }
 
     /// The newest bytes of a page.
@@ -212,11 +219,17 @@ impl Bus {
     ) -> Result<Committed> {
         let core = self.writable()?;
         let done = core.commit(batch, base, build, self.durability_for(how), how);
-        if !self.0.in_memory {
+        let has_rolled =
+            self.0.indexed.load(Ordering::Relaxed) < core.segment.load(Ordering::Relaxed);
+        if self.0.in_memory {
+            if has_rolled {
+                self.0.forget();
+            }
+        } else {
             if self.0.keeper.is_due(core.log_bytes.load(Ordering::Relaxed)) {
                 self.checkpoint_in_background();
             }
-            if self.0.indexed.load(Ordering::Relaxed) < core.segment.load(Ordering::Relaxed) {
+            if has_rolled {
                 self.index_behind();
             }
         }
@@ -281,9 +294,10 @@ impl Bus {
     pub fn check_epoch(&self, epoch: u64) -> Result<()> {
         let core = self.alive()?;
         check_reach(core, epoch, core.epoch())?;
-        match core.parent() {
-            None => self.0.store.check_kept(epoch).map(drop),
-            Some(_) => Ok(()),
+        match self.0.in_memory {
+            _ if epoch >= core.floor() => Ok(()),
+            true => self.0.check_remembered(epoch),
+            false => self.0.store.check_kept(epoch).map(drop),
         }
     }
 
@@ -398,16 +412,17 @@ impl Bus {
         if !self.0.in_memory && to.starts_with(&store.dir) {
             return refuse(format!("{} lies in the store that is to be copied", to.display()));
         }
+        let _running = Running::begin(&self.0.backups);
+        let states = self.0.states_before_log();
         let (epoch, end) = {
             let seq = lock(&core.sequencer);
             let end = seq.log.as_ref().map(Log::end).or(self.0.read_end);
             (seq.newest.epoch, end.unwrap_or_default())
         };
         core.wait_published(epoch)?;
-        let _running = Running::begin(&self.0.backups);
         // That of a bus in memory says nothing about one in a directory.
         let durability = self.0.in_memory.then(|| durability_code(Durability::Disk));
-        backup::copy(store, Upto { epoch, end, durability }, vfs, &to, progress)?;
+        backup::copy(store, &Upto { epoch, end, durability, states }, vfs, &to, progress)?;
         Ok(epoch)
     }
 
@@ -425,7 +440,7 @@ impl Bus {
         report.bytes += index::verify(store, &mut |e| problems.push(e))?;
         let base = store.base()?.epoch;
         let known = checkpoint::list(&*store.vfs, &store.dir)?;
-        if !known.contains(&base) {
+        if !known.contains(&base) && !self.0.in_memory {
             report.problems.extend(store.needs(base, None).err());
         }
         for epoch in known {
@@ -468,6 +483,8 @@ impl Bus {
             ("memory_bytes", alloc.used()),
             ("max_memory", alloc.limit()),
             ("old_version_bytes", seq.reclaim.held_bytes()),
+            ("retained_since", core.floor().min(core.epoch())),
+            ("retained_bytes", seq.reclaim.retained_bytes(core.floor())),
             ("log_bytes", log),
         ])
     }
@@ -572,6 +589,8 @@ impl Inner {
             return Ok(());
         }
         self.past.close();
+        let _ = self.core.retain(None);
+        *lock(&self.kept) = Kept::default();
         let _checkpoint_ends_first = lock(&self.checkpointing);
         let newest = lock(&self.core.sequencer).newest.epoch;
         let published = self.core.wait_published(newest);

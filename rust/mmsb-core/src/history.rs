@@ -247,10 +247,19 @@ impl Past {
     }
 
     /// What [`Past::whole`] would read; the log ends at `end`.
-    pub(crate) fn cost(&self, epoch: u64, end: Option<Position>) -> Result<Cost> {
+    pub(crate) fn cost(
+        &self,
+        epoch: u64,
+        base: Option<u64>,
+        end: Option<Position>,
+    ) -> Result<Cost> {
         let store = &self.store;
-        let checkpoint = lazy::newest_checkpoint(self, epoch)?;
-        let from = checkpoint.as_ref().map_or(0, |reader| reader.head.epoch);
+        let checkpoint = match base {
+            None => lazy::newest_checkpoint(self, epoch)?,
+            Some(_) => None,
+        };
+        let of_file = checkpoint.as_ref().map(|reader| reader.head.epoch);
+        let from = base.or(of_file).unwrap_or(0);
         let mut bytes = checkpoint.as_ref().map_or(0, |reader| reader.head.size());
         let names = log::list(&*store.vfs, &store.dir)?;
         for (n, &name) in names.iter().enumerate() {
@@ -267,7 +276,7 @@ impl Past {
                 }
             };
         }
-        Ok(Cost { checkpoint: checkpoint.map(|_| from), bytes, records: epoch - from })
+        Ok(Cost { checkpoint: of_file, bytes, records: epoch - from })
     }
 
     /// Lets go of what is kept for the next epoch.

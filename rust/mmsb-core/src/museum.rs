@@ -61,6 +61,8 @@ pub(crate) enum Defect {
     IndexForgetsPages,
     /// A copy that is being made is not told from a store.
     CopyNotMarked,
+    /// Old versions are freed although the window has an epoch that shows them.
+    WindowIgnored,
     /// An index is believed whatever became of its segment.
     IndexNotBound,
     /// The checkpoint that the log begins with is thinned like any other.

@@ -16,6 +16,7 @@ use crate::index::Indexes;
 use crate::keeper::Keeper;
 use crate::log::{self, Log, LogOptions, LogRecovery, OpenMode, Parent, Position};
 use crate::sequence::Durability;
+use crate::retain::Kept;
 use crate::snapshot::Snapshot;
 use crate::sync::{Mutex, lock};
 use crate::vfs::{OsVfs, RamVfs, Vfs};
@@ -61,6 +62,9 @@ impl std::str::FromStr for Mode {
 
 /// A host takes files away, torn, thinned or pruned ones, that a reader has just seen in the directory: so often it looks again.
 const LOOKS: usize = 16;
+
+/// The log of a bus in memory is let go in pieces of so many bytes.
+const SEGMENT_IN_MEMORY: u64 = 1 << 20;
 
 /// Options of a bus.
 #[derive(Debug, Clone, Default)]
@@ -154,8 +158,11 @@ impl Bus {
     pub(crate) fn on_ram(core: Arc<Core>, options: &Options, max_memory: u64) -> Result<Bus> {
         let vfs: Arc<dyn Vfs> = Arc::new(RamVfs::new());
         let dir = PathBuf::from("/bus");
-        let opts =
-            LogOptions { base_epoch: core.epoch(), ..log_options(options, Durability::Memory) };
+        let opts = LogOptions {
+            base_epoch: core.epoch(),
+            segment_bytes: options.segment_bytes.unwrap_or(SEGMENT_IN_MEMORY),
+            ..log_options(options, Durability::Memory)
+        };
         let log = Log::create(Arc::clone(&vfs), &dir, opts)?;
         let store = Store { vfs, dir, uuid: log.meta().uuid };
         let mut seq = lock(&core.sequencer);
@@ -416,6 +423,7 @@ impl Bus {
             recovery: opened.map(|(recovery, _)| recovery),
             closed: AtomicBool::new(false),
             checkpointing: Mutex::new(None),
+            kept: Mutex::new(Kept::default()),
             backups: Mutex::new(0),
             keeper: Keeper::new(log, pages),
             read_end,

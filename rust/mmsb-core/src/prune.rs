@@ -95,7 +95,7 @@ fn run(inner: &Inner, keep: &Keep) -> Result<PruneReport> {
         if planted(Defect::PrunedBeforeBase) {
             remove(inner, &mut plan, &mut ended)?;
         }
-        if settle(inner, &plan)? {
+        if settle(inner, plan.base, &plan.tagged)? {
             remove(inner, &mut plan, &mut ended)?;
             let report = plan.report;
             let files = report.files.len() as u64;
@@ -315,11 +315,11 @@ fn let_go(old: u64, new: u64, gone: &[u64], kept: &BTreeSet<u64>) -> Vec<(u64, u
 }
 
 /// Makes the base durable. Tells whether the plan still held: nobody has tagged anything meanwhile.
-fn settle(inner: &Inner, plan: &Plan) -> Result<bool> {
+pub(crate) fn settle(inner: &Inner, base: LogBase, tagged: &BTreeSet<u64>) -> Result<bool> {
     let mut seq = lock(&inner.core.sequencer);
     seq.usable()?;
     let tags = Snapshot::sequenced(&inner.core, &seq.newest).tags();
-    if tags.into_iter().map(|(_, epoch)| epoch).collect::<BTreeSet<_>>() != plan.tagged {
+    if tags.into_iter().map(|(_, epoch)| epoch).collect::<BTreeSet<_>>() != *tagged {
         let sequenced = seq.newest.epoch;
         drop(seq);
         return inner.core.wait_published(sequenced).map(|()| false);
@@ -327,10 +327,10 @@ fn settle(inner: &Inner, plan: &Plan) -> Result<bool> {
     let Some(log) = &mut seq.log else {
         return Err(Error::new(Code::Closed, "the bus is closed"));
     };
-    if log.meta().base == plan.base {
+    if log.meta().base == base {
         return Ok(true);
     }
-    if let Err(error) = log.rebase(plan.base) {
+    if let Err(error) = log.rebase(base) {
         seq.fail(&error);
         return Err(error);
     }

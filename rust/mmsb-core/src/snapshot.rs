@@ -9,7 +9,9 @@ use crate::core::Core;
 use crate::diff::diff_ranges_at;
 use crate::root::Root;
 use crate::table::{self, Slot};
+use crate::sync::lock;
 use crate::view::View;
+use crate::window::Window;
 use crate::{Code, Result, apply, page};
 
 /// A pinned epoch; the pin goes with the value.
@@ -91,6 +93,28 @@ impl Snapshot {
     /// Pins the newest epoch for the length of a call.
     pub(crate) fn brief(core: &Arc<Core>) -> Snapshot {
         Snapshot::keep(core, Pin::brief(core))
+    }
+
+    /// An epoch of the window.
+    pub(crate) fn retained(core: &Arc<Core>, epoch: u64) -> Result<Option<Snapshot>> {
+        Snapshot::in_window(core, |window| window.get(epoch))
+    }
+
+    /// The first epoch of the window.
+    pub(crate) fn oldest_retained(core: &Arc<Core>) -> Result<Option<Snapshot>> {
+        Snapshot::in_window(core, Window::oldest)
+    }
+
+    /// Pins under the lock: until it is given up the window's floor does not go past that epoch.
+    fn in_window(
+        core: &Arc<Core>,
+        find: impl FnOnce(&Window) -> Option<&Root>,
+    ) -> Result<Option<Snapshot>> {
+        let window = lock(&core.window);
+        let Some(&root) = window.as_ref().and_then(find) else { return Ok(None) };
+        let slot = core.pins.claim()?;
+        core.pins.pin_at(slot, root.epoch);
+        Ok(Some(Snapshot(Arc::new(Pinned { core: Arc::clone(core), slot, root }))))
     }
 
     fn keep(core: &Arc<Core>, pin: Pin<'_>) -> Snapshot {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mmsb_core::{Batch as CoreBatch, Bus, Code, Committed, Durability, Error, How, Wanted};
-use mmsb_core::{Keep, NewPage, Options, PruneReport, Result, Snapshot};
+use mmsb_core::{Keep, NewPage, Options, PruneReport, Result, Retention, Snapshot};
 use numpy::{PyArrayDescrMethods as _, PyUntypedArray, PyUntypedArrayMethods as _};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -435,6 +435,18 @@ impl Core {
             .map(|(path, size)| Ok((path.as_os_str().into_pyobject(py)?.into_any().unbind(), size)))
             .collect::<PyResult<_>>()?;
         Ok((files, bytes, checkpoints, let_go, oldest))
+    }
+
+    #[pyo3(signature = (epochs=None, nanoseconds=None))]
+    fn retain(
+        &self,
+        py: Python<'_>,
+        epochs: Option<u64>,
+        nanoseconds: Option<u64>,
+    ) -> PyResult<()> {
+        let retention =
+            epochs.map(Retention::Epochs).or(nanoseconds.map(Retention::Nanoseconds));
+        enter::detached(py, || self.bus.retain(retention))
     }
 
     #[pyo3(signature = (since, until, reverse, page=None, source=None, meta=None))]

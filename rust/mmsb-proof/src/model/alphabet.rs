@@ -46,6 +46,7 @@ pub fn alphabet() -> Vec<Act> {
         Act::ForkTo { back: 1, byte: 6 },
         Act::Prune { since: Some(0), checkpoints: None, every: None },
         Act::Prune { since: Some(1), checkpoints: Some(1), every: Some(2) },
+        Act::Retain { rule: 2 },
         Act::Sync,
         Act::Reopen,
     ]

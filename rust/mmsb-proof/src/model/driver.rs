@@ -2,6 +2,7 @@
 
 mod ends;
 mod past;
+mod window;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use mmsb_core::{
 use super::Act;
 use super::opens::Opens;
 use super::state::{Page, State, check_snapshot, meta_of, name_of};
+use self::window::Window;
 use crate::sim::SimVfs;
 
 /// What a caller of the bus knows at one moment.
@@ -65,6 +67,8 @@ pub struct Driver {
     clock: u64,
     snapshots: Vec<(Snapshot, Arc<State>)>,
     views: Vec<(View, Vec<u8>)>,
+    /// The epochs that are in memory begin with this one.
+    window: Option<Window>,
 }
 
 /// Who commits, in turn.
@@ -166,6 +170,7 @@ impl Driver {
             failed: false,
             snapshots: vec![],
             views: vec![],
+            window: None,
         }
     }
 
@@ -231,6 +236,7 @@ impl Driver {
         assert_eq!(done.changed, next.is_some());
         self.history.extend(next);
         assert_eq!((done.epoch, self.bus.epoch()), (self.epoch(), self.epoch()));
+        self.move_window();
         self.note(None);
         if let Some(place) = &self.place {
             let durable = done.changed && durability == Durability::Disk;
@@ -578,6 +584,7 @@ impl Driver {
             Act::Recover => self.salvage()?,
             Act::ForkTo { back, byte } => self.fork_to(*back, *byte)?,
             Act::Prune { since, checkpoints, every } => self.prune(*since, *checkpoints, *every)?,
+            Act::Retain { rule } => self.retain(*rule)?,
             Act::Sync => {
                 let want = if self.place.is_some() { self.epoch() } else { 0 };
                 assert_eq!(self.bus.sync()?, want);

@@ -69,6 +69,8 @@ pub enum Act {
     ForkTo { back: u8, byte: u8 },
     /// History is let go, but the log since an epoch, some checkpoints, and those of every so many epochs.
     Prune { since: Option<u8>, checkpoints: Option<u8>, every: Option<u8> },
+    /// The last epochs stay in memory: none, so many, or those of so many commits' time.
+    Retain { rule: u8 },
     /// Everything is made durable.
     Sync,
     /// The bus is closed and opened again.
@@ -126,6 +128,7 @@ pub fn act() -> impl Strategy<Value = Act> {
         1 => (any::<u8>(), any::<u8>()).prop_map(|(back, byte)| Act::ForkTo { back, byte }),
         1 => (prop::option::of(any::<u8>()), prop::option::of(0u8..4), prop::option::of(0u8..12))
             .prop_map(|(since, checkpoints, every)| Act::Prune { since, checkpoints, every }),
+        1 => prop_oneof![0u8..8, any::<u8>()].prop_map(|rule| Act::Retain { rule }),
         1 => Just(Act::Sync),
         1 => Just(Act::Reopen),
     ]
