@@ -12,9 +12,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::arena::is_denied;
+use crate::checkpoint::Making;
 use crate::history::Store;
-use crate::snapshot::Snapshot;
 use crate::log::{self, MetaSlots, Position, SegmentName, StoreMeta, birth};
+use crate::snapshot::Snapshot;
 use crate::vfs::{OpenKind, Vfs, VfsFile, read_full_at, write_all_at};
 use crate::{Code, Error, Result, checkpoint, trace};
 
@@ -135,7 +136,7 @@ impl Copying<'_> {
             store.needs(base, None)?;
         }
         for state in &upto.states {
-            checkpoint::write(self.to, to, store.uuid, state, false)?;
+            checkpoint::write(self.to, to, store.uuid, state, Making::default())?;
             checkpoint::install(self.to, to, state.epoch())?;
         }
         for epoch in known.into_iter().filter(|&epoch| epoch <= upto.epoch) {

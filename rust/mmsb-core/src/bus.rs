@@ -4,19 +4,18 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
 
 use crate::backup::{self, Upto};
 use crate::core::Core;
 use crate::delta::Batch;
 use crate::history::{Cost, LogIter, Past, Store};
 use crate::index::Wanted;
-use crate::keeper::{self, Keeper};
+use crate::keeper::Keeper;
 use crate::log::{self, Log, Position};
-use crate::museum::{Defect, planted};
+use crate::maker::{self, Maker};
 use crate::open::{Mode, Options, Recovery, Report, absolute, durability_code};
-use crate::sequence::{Build, Committed, Durability, How};
 use crate::retain::Kept;
+use crate::sequence::{Build, Committed, Durability, How};
 use crate::snapshot::{Pin, Snapshot};
 use crate::sync::{Mutex, lock};
 use crate::table;
@@ -35,8 +34,8 @@ pub(crate) struct Inner {
     pub(crate) durability: Durability,
     pub(crate) recovery: Option<Recovery>,
     pub(crate) closed: AtomicBool,
-    /// Held while a checkpoint is made. A failed sync of their names is final: the next one could seem to succeed.
-    pub(crate) checkpointing: Mutex<Option<Error>>,
+    /// Held while a checkpoint is made.
+    pub(crate) checkpointing: Mutex<Maker>,
     /// What a bus in memory keeps of the time before its log; held while an epoch is rebuilt from it.
     pub(crate) kept: Mutex<Kept>,
     /// How many copies are being made; held while files are removed that they may need.
@@ -226,8 +225,8 @@ impl Bus {
                 self.0.forget();
             }
         } else {
-            if self.0.keeper.is_due(core.log_bytes.load(Ordering::Relaxed)) {
-                self.checkpoint_in_background();
+            if self.0.keeper.is_due(core.log_bytes.load(Ordering::Relaxed), core.epoch()) {
+                maker::checkpoint_in_background(&self.0);
             }
             if has_rolled {
                 self.index_behind();
@@ -355,24 +354,6 @@ impl Bus {
     pub fn checkpoint_unasked(&self) -> Result<u64> {
         self.writable()?;
         self.0.checkpoint(true)
-    }
-
-    fn checkpoint_in_background(&self) {
-        let inner = Arc::downgrade(&self.0);
-        let work = move || {
-            let Some(inner) = inner.upgrade() else { return };
-            // A failure is told by an event; the log has everything, so nothing is lost.
-            if let Err(error) = inner.checkpoint(true) {
-                trace::checkpoint_failed(&inner.store.dir, &error.message);
-            }
-            let (log, pages) = inner.core.log_and_page_bytes();
-            inner.keeper.done(log, pages);
-        };
-        let spawned = std::thread::Builder::new().name("mmsb-checkpoint".into()).spawn(work);
-        if spawned.is_err() {
-            let (log, pages) = self.0.core.log_and_page_bytes();
-            self.0.keeper.done(log, pages);
-        }
     }
 
     /// Gives the segments that were sealed their indexes, beside the commits where there is a real disk.
@@ -525,65 +506,6 @@ impl Drop for Running<'_> {
 }
 
 impl Inner {
-    /// Whether a checkpoint can be made; `ended` is what `checkpointing` guards.
-    pub(crate) fn can_checkpoint(&self, ended: &Option<Error>) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Error::new(Code::Closed, "the bus is closed"));
-        }
-        ended.clone().map_or(Ok(()), Err)
-    }
-
-    fn checkpoint(&self, automatic: bool) -> Result<u64> {
-        let (core, store) = (&self.core, &self.store);
-        let mut ended = lock(&self.checkpointing);
-        self.can_checkpoint(&ended)?;
-        let at = Snapshot::newest(core)?;
-        let (epoch, file) = (at.epoch(), checkpoint::path(&store.dir, at.epoch()));
-        if checkpoint::list(&*store.vfs, &store.dir)?.contains(&epoch) {
-            match checkpoint::verify(&*store.vfs, &store.dir, epoch, store.uuid) {
-                Err(error) if error.code == Code::Corruption => {
-                    trace::checkpoint_damaged(&file, &error.message);
-                }
-                done => return done.map(|_| epoch),
-            }
-        }
-        self.write_checkpoint(&at, automatic, &mut ended)?;
-        keeper::thin(store, &at.tags())?;
-        Ok(epoch)
-    }
-
-    /// Makes a checkpoint, durably, and notes it in the log; `ended` is what `checkpointing` guards.
-    pub(crate) fn write_checkpoint(
-        &self,
-        at: &Snapshot,
-        automatic: bool,
-        ended: &mut Option<Error>,
-    ) -> Result<()> {
-        let began = Instant::now();
-        let (core, store, epoch) = (&self.core, &self.store, at.epoch());
-        trace::checkpoint_begin(epoch);
-        let size = checkpoint::write(&*store.vfs, &store.dir, store.uuid, at, automatic)?;
-        if !planted(Defect::CheckpointBeforeLog) {
-            core.wait_durable(epoch)?;
-        }
-        let digest = at.digest()?;
-        let names = checkpoint::install(&*store.vfs, &store.dir, epoch)?;
-        checkpoint::sync_names(&*names, &store.dir)
-            .inspect_err(|error| *ended = Some(error.clone()))?;
-        let mut seq = lock(&core.sequencer);
-        let marked = seq.log.as_mut().map_or(Ok(()), |log| log.append_mark(epoch, digest, size));
-        if let Err(error) = marked {
-            if seq.log.as_ref().is_some_and(|log| log.usable().is_err()) {
-                seq.fail(&error);
-            }
-            return Err(error);
-        }
-        drop(seq);
-        let file = checkpoint::path(&store.dir, epoch);
-        trace::checkpoint_done(&file, epoch, size, began.elapsed().as_secs_f64());
-        Ok(())
-    }
-
     fn close(&self) -> Result<()> {
         if self.core.is_foreign() || self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());

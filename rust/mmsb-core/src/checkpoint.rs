@@ -7,6 +7,7 @@
 mod header;
 mod load;
 mod read;
+mod runs;
 mod write;
 
 #[cfg(test)]
@@ -18,8 +19,9 @@ mod write_tests;
 
 pub(crate) use load::{fill, load, place, put_page, put_tag};
 pub(crate) use read::{Item, Place, Reader, verify};
-pub(crate) use write::write;
+pub(crate) use write::{Making, write};
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -90,6 +92,24 @@ pub(crate) fn sync_names(names: &dyn VfsDir, store: &Path) -> Result<()> {
 /// Whether a checkpoint was made without being asked for. One that cannot be read is left alone.
 pub(crate) fn is_automatic(vfs: &dyn Vfs, store: &Path, epoch: u64) -> Result<bool> {
     Ok(whole_header(vfs, store, epoch)?.is_some_and(|head| header::is_automatic(&head)))
+}
+
+/// The epoch of the checkpoint that another stands on, if its header is whole and tells of one.
+pub(crate) fn base(vfs: &dyn Vfs, store: &Path, epoch: u64) -> Result<Option<u64>> {
+    Ok(whole_header(vfs, store, epoch)?.and_then(|head| header::base(&head)))
+}
+
+/// The epochs of the checkpoints that some of these stand on.
+pub(crate) fn bases<'a>(
+    vfs: &dyn Vfs,
+    store: &Path,
+    epochs: impl Iterator<Item = &'a u64>,
+) -> Result<BTreeSet<u64>> {
+    let mut found = BTreeSet::new();
+    for &epoch in epochs {
+        found.extend(base(vfs, store, epoch)?);
+    }
+    Ok(found)
 }
 
 /// The store that a checkpoint says it is of, if its header is whole.

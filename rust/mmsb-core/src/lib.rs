@@ -27,6 +27,7 @@ mod keeper;
 mod lazy;
 mod limits;
 pub mod log;
+mod maker;
 #[cfg(all(test, loom))]
 mod models;
 mod museum;

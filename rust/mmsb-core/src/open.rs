@@ -10,13 +10,15 @@ use std::time::Instant;
 
 use crate::arena::BLOCK;
 use crate::bus::{Bus, Inner};
+use crate::checkpoint::Making;
 use crate::core::Core;
 use crate::history::{BACKING, Past, Store};
 use crate::index::Indexes;
 use crate::keeper::Keeper;
 use crate::log::{self, Log, LogOptions, LogRecovery, OpenMode, Parent, Position};
-use crate::sequence::Durability;
+use crate::maker::Maker;
 use crate::retain::Kept;
+use crate::sequence::Durability;
 use crate::snapshot::Snapshot;
 use crate::sync::{Mutex, lock};
 use crate::vfs::{OsVfs, RamVfs, Vfs};
@@ -77,6 +79,10 @@ pub struct Options {
     pub seed: Option<u64>,
     /// The size that a log segment aims at; for tests.
     pub segment_bytes: Option<u64>,
+    /// A checkpoint is made after so many epochs, whatever they take; without it, after so many bytes of log.
+    pub checkpoint_every: Option<u64>,
+    /// Checkpoints are compressed.
+    pub compress: bool,
 }
 
 /// What opening a store found.
@@ -170,7 +176,8 @@ impl Bus {
         seq.log_in_memory = true;
         drop(seq);
         let past = Arc::new(Past::new(Arc::new(Indexes::new(store, false, 0)), max_memory));
-        Ok(Bus::assemble(core, past, Mode::ReadWrite, true, Durability::Memory, 0, None))
+        let made = Made { in_memory: true, durability: Durability::Memory, ..Made::new(options) };
+        Ok(Bus::assemble(core, past, made))
     }
 
     /// A new store in a directory.
@@ -192,7 +199,7 @@ impl Bus {
         trace::create(dir, durability.as_str());
         let indexes = Arc::new(Indexes::new(store, true, least));
         let past = Arc::new(Past::new(indexes, max_memory));
-        Ok(Bus::assemble(core, past, Mode::ReadWrite, false, durability, segment, None))
+        Ok(Bus::assemble(core, past, Made { durability, segment, ..Made::new(options) }))
     }
 
     /// A new store in a directory that is empty or not there, which begins with what a snapshot shows; its host.
@@ -249,7 +256,7 @@ impl Bus {
             if epoch == 0 {
                 return Ok(());
             }
-            checkpoint::write(&*vfs, dir, uuid, at, false)?;
+            checkpoint::write(&*vfs, dir, uuid, at, Making::default())?;
             let names = checkpoint::install(&*vfs, dir, epoch)?;
             checkpoint::sync_names(&*names, dir)?;
             checkpoint::load(&*vfs, dir, epoch, uuid, &core, &mut |_, _| {})
@@ -265,7 +272,9 @@ impl Bus {
         trace::create(dir, durability.as_str());
         let indexes = Arc::new(Indexes::new(store, true, least));
         let past = Arc::new(Past::new(indexes, max_memory));
-        Ok(Bus::assemble(core, past, Mode::ReadWrite, false, durability, segment, None))
+        let checkpoint = Some(epoch);
+        let made = Made { durability, segment, checkpoint, ..Made::new(options) };
+        Ok(Bus::assemble(core, past, made))
     }
 
     /// Opens a store. `progress` is told bytes done and bytes in all.
@@ -351,7 +360,11 @@ impl Bus {
         lock(&core.sequencer).log = log;
         let indexes = Indexes::new(store, true, least);
         let opened = Opened { found, checkpoint_epoch, began, durability, mode: Mode::ReadWrite };
-        Ok(Bus::opened(core, Arc::new(Past::new(Arc::new(indexes), max_memory)), segment, opened))
+        let stands_on = checkpoint_epoch.map(|at| checkpoint::base(&*indexes.store.vfs, dir, at));
+        let checkpoint = stands_on.transpose()?.flatten().or(checkpoint_epoch);
+        let made = Made { segment, checkpoint, ..Made::new(options) };
+        let past = Arc::new(Past::new(Arc::new(indexes), max_memory));
+        Ok(Bus::opened(core, past, made, opened))
     }
 
     /// Reads where the log ends, and of the pages nothing yet.
@@ -375,10 +388,10 @@ impl Bus {
         let (core, checkpoint_epoch) = past.open(found.last_epoch)?;
         let durability = options.durability.unwrap_or(stored);
         let opened = Opened { found, checkpoint_epoch, began, durability, mode: Mode::Read };
-        Ok(Bus::opened(core, past, 0, opened))
+        Ok(Bus::opened(core, past, Made::new(options), opened))
     }
 
-    fn opened(core: Arc<Core>, past: Arc<Past>, segment: u64, opened: Opened) -> Bus {
+    fn opened(core: Arc<Core>, past: Arc<Past>, made: Made<'_>, opened: Opened) -> Bus {
         let Opened { found, checkpoint_epoch, began, durability, mode } = opened;
         let (dir, read_end) = (&past.store.dir, found.end);
         let recovery = Recovery {
@@ -398,20 +411,16 @@ impl Bus {
             recovery.seconds,
         );
         trace::open(dir, mode.as_str(), durability.as_str(), recovery.epoch);
-        Bus::assemble(core, past, mode, false, durability, segment, Some((recovery, read_end)))
+        let opened = Some((recovery, read_end));
+        Bus::assemble(core, past, Made { mode, durability, opened, ..made })
     }
 
-    fn assemble(
-        core: Arc<Core>,
-        past: Arc<Past>,
-        mode: Mode,
-        in_memory: bool,
-        durability: Durability,
-        segment: u64,
-        opened: Option<(Recovery, Position)>,
-    ) -> Bus {
+    fn assemble(core: Arc<Core>, past: Arc<Past>, made: Made<'_>) -> Bus {
+        let Made { mode, in_memory, durability, segment, opened, .. } = made;
         let read_end = opened.as_ref().filter(|_| mode == Mode::Read).map(|&(_, end)| end);
         let (log, pages) = core.log_and_page_bytes();
+        let checkpointed = made.checkpoint.unwrap_or(0);
+        let keeper = Keeper::new(made.options.checkpoint_every, log, pages, checkpointed);
         Bus::from_inner(Inner {
             core,
             store: past.store.clone(),
@@ -422,12 +431,40 @@ impl Bus {
             durability,
             recovery: opened.map(|(recovery, _)| recovery),
             closed: AtomicBool::new(false),
-            checkpointing: Mutex::new(None),
+            checkpointing: Mutex::new(Maker::new(made.checkpoint, made.options.compress)),
             kept: Mutex::new(Kept::default()),
             backups: Mutex::new(0),
-            keeper: Keeper::new(log, pages),
+            keeper,
             read_end,
         })
+    }
+}
+
+/// What makes one bus another than the next.
+struct Made<'a> {
+    options: &'a Options,
+    mode: Mode,
+    in_memory: bool,
+    durability: Durability,
+    /// The segment that its log begins to write.
+    segment: u64,
+    /// The checkpoint that the next one may stand on.
+    checkpoint: Option<u64>,
+    opened: Option<(Recovery, Position)>,
+}
+
+impl<'a> Made<'a> {
+    /// A new bus in a directory.
+    fn new(options: &'a Options) -> Made<'a> {
+        Made {
+            options,
+            mode: Mode::ReadWrite,
+            in_memory: false,
+            durability: Durability::Disk,
+            segment: 0,
+            checkpoint: None,
+            opened: None,
+        }
     }
 }
 

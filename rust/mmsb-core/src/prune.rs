@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::bus::{Bus, Inner};
+use crate::checkpoint::Making;
 use crate::history::Store;
 use crate::log::{self, CheckpointMark, LogBase, SegmentName, Step};
 use crate::museum::{Defect, planted};
@@ -73,8 +74,9 @@ fn run(inner: &Inner, keep: &Keep) -> Result<PruneReport> {
     if keep.every == Some(0) {
         return Err(Error::new(Code::Argument, "every = 0 has no multiples; at least 1"));
     }
-    let mut ended = lock(&inner.checkpointing);
-    inner.can_checkpoint(&ended)?;
+    let mut maker = lock(&inner.checkpointing);
+    inner.can_checkpoint(&maker)?;
+    let ended = &mut maker.ended;
     // Held to the end: a copy that begins now waits.
     let backups = lock(&inner.backups);
     if *backups > 0 && !keep.dry_run {
@@ -89,14 +91,14 @@ fn run(inner: &Inner, keep: &Keep) -> Result<PruneReport> {
         }
         for &epoch in plan.report.checkpoints.iter() {
             if planner.made.insert(epoch) {
-                inner.write_checkpoint(&whole_at(inner, epoch)?, false, &mut ended)?;
+                inner.write_checkpoint(&whole_at(inner, epoch)?, Making::default(), ended)?;
             }
         }
         if planted(Defect::PrunedBeforeBase) {
-            remove(inner, &mut plan, &mut ended)?;
+            remove(inner, &mut plan, ended)?;
         }
         if settle(inner, plan.base, &plan.tagged)? {
-            remove(inner, &mut plan, &mut ended)?;
+            remove(inner, &mut plan, ended)?;
             let report = plan.report;
             let files = report.files.len() as u64;
             trace::prune(&inner.store.dir, report.oldest, files, report.bytes);
@@ -142,6 +144,10 @@ impl Planner<'_> {
         let mut kept = self.tagged(old.epoch, epoch, &known, &tagged, &mut made)?;
         let older: Vec<u64> = known.iter().copied().filter(|&at| at < epoch).collect();
         kept.extend(self.chosen(keep, epoch, &older, &tagged)?);
+        // What others stand on stays, and opens.
+        let stay = known.iter().filter(|&&at| at >= epoch || kept.contains(&at));
+        let needed = checkpoint::bases(&*store.vfs, &store.dir, stay)?;
+        kept.extend(older.iter().copied().filter(|at| needed.contains(at)));
         let mut files = Vec::new();
         let gone: Vec<u64> = older.iter().copied().filter(|at| !kept.contains(at)).collect();
         for &at in &gone {
@@ -248,19 +254,20 @@ impl Planner<'_> {
             return Ok(known || self.made.contains(&epoch));
         }
         let store = &self.inner.store;
-        let checked = checkpoint::verify(&*store.vfs, &store.dir, epoch, store.uuid)
-            .and_then(|(_, digest)| check_mark(store, epoch, digest));
-        let is_sound = match checked {
-            Ok(()) => true,
-            Err(error) if error.code == Code::Corruption => {
-                let path = checkpoint::path(&store.dir, epoch);
-                if error.detail.file.as_deref() != Some(&*path) {
-                    return Err(error);
-                }
-                trace::checkpoint_damaged(&path, &error.message);
-                false
+        let path = checkpoint::path(&store.dir, epoch);
+        let is_its_own = |error: Error| {
+            if error.code != Code::Corruption {
+                return Err(error);
             }
-            Err(error) => return Err(error),
+            trace::checkpoint_damaged(&path, &error.message);
+            Ok(false)
+        };
+        let verified = checkpoint::verify(&*store.vfs, &store.dir, epoch, store.uuid);
+        let is_sound = match verified.map(|(_, digest)| check_mark(store, epoch, digest)) {
+            Ok(Ok(())) => true,
+            // The log is damaged.
+            Ok(Err(error)) if error.detail.file.as_deref() != Some(&*path) => return Err(error),
+            Ok(Err(error)) | Err(error) => is_its_own(error)?,
         };
         self.sound.insert(epoch, is_sound);
         Ok(is_sound)

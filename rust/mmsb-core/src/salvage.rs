@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::backup::Unfinished;
+use crate::checkpoint::Making;
 use crate::core::Core;
 use crate::delta::Batch;
 use crate::history::{BACKING, Store, at_record};
@@ -369,7 +370,8 @@ impl Damaged {
                 checkpoint::load(&**from, dir, epoch, *uuid, &core, &mut |_, _| {})?;
             }
             let automatic = checkpoint::is_automatic(&**from, dir, epoch)?;
-            checkpoint::write(vfs, to, *uuid, &Snapshot::newest(&core)?, automatic)?;
+            let making = Making { automatic, ..Making::default() };
+            checkpoint::write(vfs, to, *uuid, &Snapshot::newest(&core)?, making)?;
             let names = checkpoint::install(vfs, to, epoch)?;
             checkpoint::sync_names(&*names, to)?;
         }
@@ -535,7 +537,8 @@ impl Out<'_> {
     fn checkpoint(&mut self, head: &Arc<Core>, automatic: bool) -> Result<()> {
         let at = Snapshot::newest(head)?;
         let uuid = self.log.meta().uuid;
-        let size = checkpoint::write(self.vfs, self.to, uuid, &at, automatic)?;
+        let making = Making { automatic, ..Making::default() };
+        let size = checkpoint::write(self.vfs, self.to, uuid, &at, making)?;
         // In the order of every checkpoint: the log is durable up to it first.
         let point = self.log.sync_point();
         point.sync()?;

@@ -325,6 +325,8 @@ pub fn operations(data: &[u8]) {
         max_memory: Some(16 << 20),
         seed: Some(7),
         segment_bytes,
+        compress: durability == Durability::Os,
+        ..Options::default()
     };
     let plan = Plan {
         at: 1 + input.word(2) % 400,

@@ -19,6 +19,7 @@ use crate::{Bus, Durability, Options};
 
 const STORE: &str = "/s";
 const EIO: i32 = 5;
+const UNASKED: Making<'_> = Making { automatic: true, base: None, compress: false };
 
 pub(super) fn store() -> &'static Path {
     Path::new(STORE)
@@ -276,15 +277,15 @@ fn a_checkpoint_byte_by_byte() {
     double.calls();
     assert_eq!(bus.checkpoint().unwrap(), 3);
     assert_eq!(double.changes(), [""; 0]);
-    let read = |at: &Snapshot, automatic| {
-        write(&double, store(), file.uuid, at, automatic).unwrap();
+    let read = |at: &Snapshot, making| {
+        write(&double, store(), file.uuid, at, making).unwrap();
         contents(&double, Path::new("/s/checkpoints/.tmp-0000000000000003.ckpt"))
     };
     let at = bus.snapshot().unwrap();
-    assert!(read(&at, false) == bytes);
+    assert!(read(&at, Making::default()) == bytes);
     // The remains of an attempt are in nobody's way.
-    assert!(read(&at, true) == File { automatic: true, ..file.clone() }.encode());
-    assert_eq!(write(&double, store(), file.uuid, &at, true).unwrap(), bytes.len() as u64);
+    assert!(read(&at, UNASKED) == File { automatic: true, ..file.clone() }.encode());
+    assert_eq!(write(&double, store(), file.uuid, &at, UNASKED).unwrap(), bytes.len() as u64);
 }
 
 /// What is loaded is what was there, down to names, tags and counts.
@@ -397,7 +398,7 @@ fn every_call_fails_once() {
     for nth in 1.. {
         double.calls();
         double.fail_once(nth, EIO);
-        let done = write(&double, store(), file.uuid, &at, false)
+        let done = write(&double, store(), file.uuid, &at, Making::default())
             .and_then(|_| install(&double, store(), 3))
             .and_then(|names| sync_names(&*names, store()));
         double.heal();
@@ -448,12 +449,15 @@ fn every_call_fails_once() {
     let left = dir(store()).join(".tmp-0000000000000003.ckpt");
     double.open(&left, OpenKind::CreateNew).unwrap();
     double.fail(|call| (call.what == "unlink").then(|| io::Error::from_raw_os_error(EIO)));
-    assert_eq!(write(&double, store(), file.uuid, &at, false).unwrap_err().detail.errno, Some(EIO));
+    assert_eq!(
+        write(&double, store(), file.uuid, &at, Making::default()).unwrap_err().detail.errno,
+        Some(EIO)
+    );
     double.heal();
     // A killed attempt may have been of any epoch.
     let older = dir(store()).join(".tmp-0000000000000002.ckpt");
     double.open(&older, OpenKind::CreateNew).unwrap();
-    write(&double, store(), file.uuid, &at, false).unwrap();
+    write(&double, store(), file.uuid, &at, Making::default()).unwrap();
     assert!(!double.exists(&older).unwrap());
     assert_eq!(list(&RamVfs::new(), store()).unwrap(), [0u64; 0]);
 }

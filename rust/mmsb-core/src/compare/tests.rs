@@ -15,6 +15,7 @@ fn options(seed: u64) -> Options {
         max_memory: Some(16 << 20),
         seed: Some(seed),
         segment_bytes: Some(4096 + 4000),
+        ..Options::default()
     }
 }
 

@@ -21,6 +21,7 @@ fn options() -> Options {
         max_memory: Some(8 << 20),
         seed: Some(3),
         segment_bytes: Some(4096 + 5000),
+        ..Options::default()
     }
 }
 

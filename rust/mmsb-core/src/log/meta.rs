@@ -103,7 +103,7 @@ impl StoreMeta {
         if bytes.len() != SLOT_LEN || !checked(&bytes[..HEAD], HEAD, &MAGIC) {
             return Ok(None);
         }
-        check_version(bytes, file)?;
+        check_version(bytes, 0, file)?;
         let has_origin = bytes[ORIGIN] == 1;
         let first_zero = if has_origin { ORIGIN + 1 } else { ORIGIN };
         let zero = [20..24, first_zero..HEAD - 8, if has_origin { USED } else { HEAD }..SLOT_LEN];

@@ -80,7 +80,7 @@ impl SegmentHeader {
         if !checked(bytes, HEADER_LEN, &MAGIC) {
             return Ok(None);
         }
-        check_version(bytes, file)?;
+        check_version(bytes, 0, file)?;
         if bytes[120..HEADER_LEN - 8].iter().any(|&b| b != 0) {
             return Ok(None);
         }
@@ -113,11 +113,11 @@ pub(crate) fn checked(bytes: &[u8], len: usize, magic: &[u8; 16]) -> bool {
 }
 
 /// Refuses a file of a newer format. All files keep the version at byte 16, the required features at 24.
-pub(crate) fn check_version(bytes: &[u8], file: &Path) -> Result<()> {
+pub(crate) fn check_version(bytes: &[u8], known: u64, file: &Path) -> Result<()> {
     assert!(bytes.len() >= 32, "a header ends before its features");
     let major = u64_at(bytes, 16) as u16;
     let required = u64_at(bytes, 24);
-    if major == MAJOR && required == 0 {
+    if major == MAJOR && required & !known == 0 {
         return Ok(());
     }
     Err(newer(file, &format!("format {major} with required features {required:#x}")))

@@ -19,6 +19,7 @@ fn options() -> Options {
         max_memory: Some(16 << 20),
         seed: Some(3),
         segment_bytes: Some(4096 + 3000),
+        ..Options::default()
     }
 }
 
@@ -451,7 +452,8 @@ fn a_checkpoint_of_another_state_is_no_base() {
     let fork = twin.fork(&fork).unwrap();
     fork.write(1, 0, b"another", &how(12)).unwrap();
     let path = checkpoint::path(Path::new(DIR), 12);
-    checkpoint::write(&other, Path::new(DIR), uuid, &fork.snapshot().unwrap(), false).unwrap();
+    checkpoint::write(&other, Path::new(DIR), uuid, &fork.snapshot().unwrap(), Making::default())
+        .unwrap();
     drop(checkpoint::install(&other, Path::new(DIR), 12).unwrap());
     put(&double, &path, &contents(&other, &path));
     assert_eq!(prune(&double, &bus, since(15)).oldest, 5);

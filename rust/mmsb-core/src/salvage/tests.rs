@@ -27,6 +27,7 @@ fn options() -> Options {
         max_memory: Some(16 << 20),
         seed: Some(3),
         segment_bytes: Some(SEGMENT),
+        ..Options::default()
     }
 }
 

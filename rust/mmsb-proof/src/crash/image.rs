@@ -45,6 +45,8 @@ impl Setup {
             max_memory: Some(8 << 20),
             seed: Some(7),
             segment_bytes: Some(4096 + 700),
+            compress: self.durability == Durability::Os,
+            ..Options::default()
         }
     }
 
