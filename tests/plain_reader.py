@@ -20,6 +20,7 @@ SEGMENT_MAGIC = b"\x89MMSB log\r\n\x1a\n\0\xb5\xff"
 META_MAGIC = b"\x89MMSB met\r\n\x1a\n\0\xb5\xff"
 INDEX_MAGIC = b"\x89MMSB idx\r\n\x1a\n\0\xb5\xff"
 CHECKPOINT_MAGIC = b"\x89MMSB ckpt\r\n\x1a\n\0\xff"
+RUNS = 1
 COMMIT, MARK, SEAL = 1, 2, 3
 MAJOR = 1
 
@@ -95,11 +96,11 @@ class Fields:
         return self.at < len(self.data)
 
 
-def _checked(data: bytes, magic: bytes) -> None:
+def _checked(data: bytes, magic: bytes, known: int = 0) -> None:
     assert data[:16] == magic
     assert xxh3_64_intdigest(data[:-8]) == int.from_bytes(data[-8:], "little")
     major, _, _, required, _ = struct.unpack_from("<HHIQQ", data, 16)
-    assert (major, required) == (MAJOR, 0)
+    assert (major, required & ~known) == (MAJOR, 0)
 
 
 def _seed(head: bytes, at: int) -> int:
@@ -310,12 +311,20 @@ def read_checkpoint(path: Path) -> tuple[State, str, dict[int, tuple[int, int]]]
     """The state, its digest, and the epochs of the bytes and the description of each page."""
     data = path.read_bytes()
     head = data[:HEADER]
-    _checked(head, CHECKPOINT_MAGIC)
+    _checked(head, CHECKPOINT_MAGIC, RUNS)
     words = struct.unpack_from("<8Q", head, 56)
     epoch, time, next_id, pages, tags, index_at, index_len, size = words
+    base_epoch, base_sum = struct.unpack_from("<2Q", head, 152)
+    base = b""
+    if base_epoch:
+        base = path.with_name(f"{base_epoch:016x}.ckpt").read_bytes()
+        assert base_epoch < epoch and base[4088:4096] == head[160:168] and not any(base[152:168])
+        assert head[24]
+    else:
+        assert base_sum == 0
     assert index_at + index_len == size == len(data)
     assert path.name == f"{epoch:016x}.ckpt"
-    assert not any(head[152 : HEADER - 8])
+    assert not any(head[168 : HEADER - 8])
     index = data[index_at:]
     assert xxh3_128_intdigest(index) == int.from_bytes(head[120:136], "little")
     digest = int.from_bytes(head[136:152], "little")
@@ -328,11 +337,16 @@ def read_checkpoint(path: Path) -> tuple[State, str, dict[int, tuple[int, int]]]
         location = fields.bytes(1)[0]
         epochs[i] = (fields.varint(), fields.varint())
         at = fields.varint()
-        for start in range(0, nbytes, BLOCK):
-            block = data[at + start : at + min(nbytes, start + BLOCK)]
-            assert xxh3_128_intdigest(block) == int.from_bytes(fields.bytes(16), "little")
-        used[at : at + nbytes] = b"\1" * nbytes
-        content = data[at : at + nbytes]
+        sizes = [min(BLOCK, nbytes - start) for start in range(0, nbytes, BLOCK)]
+        hashes = [int.from_bytes(fields.bytes(16), "little") for _ in sizes]
+        if at:
+            used[at : at + nbytes] = b"\1" * nbytes
+            content = data[at : at + nbytes]
+        else:
+            assert head[24]
+            content = _read_runs(fields, sizes, data, base, used)
+        for n, checksum in enumerate(hashes):
+            assert xxh3_128_intdigest(content[n * BLOCK : (n + 1) * BLOCK]) == checksum
         state.pages[i] = Page(name, dtype, itemsize, shape, meta, location, content)
     for _ in range(tags):
         name = fields.text()
@@ -340,6 +354,60 @@ def read_checkpoint(path: Path) -> tuple[State, str, dict[int, tuple[int, int]]]
     assert not fields and len(used) == index_at
     assert not any(b for b, u in zip(data, used, strict=False) if not u), "padding is zero"
     return state, f"{digest:032x}", epochs
+
+
+def _read_runs(
+    fields: Fields, sizes: list[int], data: bytes, base: bytes, used: bytearray
+) -> bytes:
+    """The bytes of a page that is told of run by run."""
+    content, left = bytearray(), list(sizes)
+    while left:
+        word = fields.varint()
+        count, in_base, form = word >> 3, bool(word & 4), word & 3
+        assert 0 < count <= len(left) and form < 3 and (form or not in_base)
+        run, left = left[:count], left[count:]
+        if form == 0:
+            content += bytes(sum(run))
+            continue
+        at = fields.varint()
+        stored = run if form == 1 else [fields.varint() for _ in run]
+        for size, length in zip(run, stored, strict=True):
+            block = (base if in_base else data)[at : at + length]
+            content += block if form == 1 else _unpack(block, size)
+            if not in_base:
+                used[at : at + length] = b"\1" * length
+            at += length
+    return bytes(content)
+
+
+def _unpack(block: bytes, size: int) -> bytes:
+    """A block of LZ4."""
+    out, at = bytearray(), 0
+
+    def length(nibble: int) -> int:
+        nonlocal at
+        total = nibble
+        while nibble == 15:
+            total += block[at]
+            at += 1
+            if block[at - 1] != 255:
+                break
+        return total
+
+    while at < len(block):
+        token = block[at]
+        at += 1
+        literals = length(token >> 4)
+        out += block[at : at + literals]
+        at += literals
+        if at == len(block):
+            break
+        offset = block[at] | block[at + 1] << 8
+        at += 2
+        for _ in range(length(token & 15) + 4):
+            out.append(out[-offset])
+    assert len(out) == size
+    return bytes(out)
 
 
 def read_index(path: Path, segment: Path) -> tuple[dict[int, list[int]], list[tuple[int, int]]]:

@@ -69,6 +69,8 @@ class Core:
         durability: str | None = None,
         max_memory: int | None = None,
         clock: Callable[[], int] | None = None,
+        checkpoint_every: int | None = None,
+        compress: bool = False,
         seed: int | None = None,
         segment_bytes: int | None = None,
     ) -> Core: ...
@@ -81,6 +83,8 @@ class Core:
         max_memory: int | None = None,
         clock: Callable[[], int] | None = None,
         progress: Callable[[int, int], None] | None = None,
+        checkpoint_every: int | None = None,
+        compress: bool = False,
         segment_bytes: int | None = None,
     ) -> Core: ...
     # Epoch, checkpoint's epoch, records, torn bytes, files in quarantine, seconds.

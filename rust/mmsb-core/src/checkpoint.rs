@@ -11,6 +11,8 @@ mod runs;
 mod write;
 
 #[cfg(test)]
+mod base_tests;
+#[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
 mod tests;

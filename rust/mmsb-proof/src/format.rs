@@ -168,13 +168,12 @@ pub fn parts(path: &Path, bytes: &[u8]) -> Vec<Part> {
             let mut all = vec![part(0, HEADER, epoch)];
             let mut fields = &bytes[index..];
             for _ in 0..word(bytes, 80) {
-                let (at, nbytes) = page_entry(&mut fields);
-                let end = all.last().map_or(0, |part: &Part| part.end);
-                if nbytes > 0 && at > end {
-                    all.push(part(end, at, epoch));
-                }
-                for from in (at..at + nbytes).step_by(16384) {
-                    all.push(part(from, (from + 16384).min(at + nbytes), epoch));
+                for (at, len) in page_entry(&mut fields) {
+                    let end = all.last().map_or(0, |part: &Part| part.end);
+                    if at > end {
+                        all.push(part(end, at, epoch));
+                    }
+                    all.push(part(at, at + len, epoch));
                 }
             }
             let end = all.last().map_or(0, |part| part.end);
@@ -193,8 +192,8 @@ pub fn parts(path: &Path, bytes: &[u8]) -> Vec<Part> {
     }
 }
 
-/// Takes the entry of a page off an index; where its bytes are and how many.
-fn page_entry(fields: &mut &[u8]) -> (usize, usize) {
+/// Takes the entry of a page off an index; where the blocks are that the file has itself, and how long they are there.
+fn page_entry(fields: &mut &[u8]) -> Vec<(usize, usize)> {
     fn skip(fields: &mut &[u8], n: usize) {
         *fields = &fields[n..];
     }
@@ -214,9 +213,31 @@ fn page_entry(fields: &mut &[u8]) -> (usize, usize) {
     skip(fields, 1);
     take_varint(fields);
     take_varint(fields);
-    let at = take_varint(fields) as usize;
-    skip(fields, 16 * nbytes.div_ceil(16384));
-    (at, nbytes)
+    let mut at = take_varint(fields) as usize;
+    let count = nbytes.div_ceil(16384);
+    skip(fields, 16 * count);
+    let len = |number: usize| (nbytes - number * 16384).min(16384);
+    if at > 0 {
+        return (0..count).map(|number| (at + number * 16384, len(number))).collect();
+    }
+    let (mut own, mut number) = (Vec::new(), 0);
+    while number < count {
+        let head = take_varint(fields) as usize;
+        at = if head & 3 > 0 { take_varint(fields) as usize } else { 0 };
+        for number in number..number + (head >> 3) {
+            let stored = match head & 3 {
+                0 => 0,
+                1 => len(number),
+                _ => take_varint(fields) as usize,
+            };
+            if head & 7 == 1 || head & 7 == 2 {
+                own.push((at, stored));
+            }
+            at += stored;
+        }
+        number += head >> 3;
+    }
+    own
 }
 
 /// The position that a meta slot says to be durable, if the slot is whole.

@@ -106,6 +106,7 @@ fn options(
         max_memory: args::opt_u64(max_memory, "max_memory")?,
         seed: args::opt_u64(seed, "seed")?,
         segment_bytes: args::opt_u64(segment_bytes, "segment_bytes")?,
+        ..Options::default()
     })
 }
 
@@ -124,23 +125,27 @@ impl Core {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (path, durability=None, max_memory=None, clock=None, seed=None, segment_bytes=None))]
+    #[pyo3(signature = (path, durability=None, max_memory=None, clock=None, checkpoint_every=None, compress=false, seed=None, segment_bytes=None))]
+    #[expect(clippy::too_many_arguments, reason = "the call's keywords")]
     fn create(
         py: Python<'_>,
         path: PathBuf,
         durability: Option<&str>,
         max_memory: Option<&Bound<'_, PyAny>>,
         clock: Option<Py<PyAny>>,
+        checkpoint_every: Option<u64>,
+        compress: bool,
         seed: Option<&Bound<'_, PyAny>>,
         segment_bytes: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Core> {
         let options = options(py, durability, max_memory, seed, segment_bytes)?;
+        let options = Options { checkpoint_every, compress, ..options };
         let bus = enter::detached(py, || Bus::create(&path, &options))?;
         Ok(Core::new(bus, clock))
     }
 
     #[staticmethod]
-    #[pyo3(signature = (path, mode, durability=None, max_memory=None, clock=None, progress=None, segment_bytes=None))]
+    #[pyo3(signature = (path, mode, durability=None, max_memory=None, clock=None, progress=None, checkpoint_every=None, compress=false, segment_bytes=None))]
     #[expect(clippy::too_many_arguments, reason = "the call's keywords")]
     fn open(
         py: Python<'_>,
@@ -150,10 +155,13 @@ impl Core {
         max_memory: Option<&Bound<'_, PyAny>>,
         clock: Option<Py<PyAny>>,
         progress: Option<Py<PyAny>>,
+        checkpoint_every: Option<u64>,
+        compress: bool,
         segment_bytes: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Core> {
         let mode = args::mode_of(py, mode)?;
         let options = options(py, durability, max_memory, None, segment_bytes)?;
+        let options = Options { checkpoint_every, compress, ..options };
         let bus = enter::with_progress(py, progress.as_ref(), |report| {
             Bus::open(&path, mode, &options, report)
         })?;

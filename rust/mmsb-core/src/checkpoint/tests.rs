@@ -63,7 +63,7 @@ impl File {
         in_index: &mut dyn FnMut(&mut Vec<u8>),
         in_head: &mut dyn FnMut(&mut Vec<u8>),
     ) -> Vec<u8> {
-        let (mut out, mut index) = (vec![0; 4096], Vec::new());
+        let (mut out, mut index, mut has_runs) = (vec![0; 4096], Vec::new(), 0);
         for page in &self.pages {
             let info = &page.info;
             put_varint(&mut index, info.id);
@@ -78,12 +78,28 @@ impl File {
             put_varint(&mut index, page.bytes_epoch);
             put_varint(&mut index, info.desc_epoch);
             let to = if page.bytes.len() > 16384 { 4096 } else { 8 };
-            out.resize(out.len().next_multiple_of(to), 0);
-            put_varint(&mut index, page.at.unwrap_or(out.len() as u64));
-            for part in page.bytes.chunks(16384) {
-                index.extend_from_slice(&h128(part).to_le_bytes());
+            let is_zero = |part: &&[u8]| part.iter().all(|&byte| byte == 0);
+            let parts: Vec<&[u8]> = page.bytes.chunks(16384).collect();
+            let hashes = parts.iter().flat_map(|part| h128(part).to_le_bytes());
+            if page.at.is_some() || !parts.iter().any(is_zero) {
+                out.resize(out.len().next_multiple_of(to), 0);
+                put_varint(&mut index, page.at.unwrap_or(out.len() as u64));
+                index.extend(hashes);
+                out.extend_from_slice(&page.bytes);
+                continue;
             }
-            out.extend_from_slice(&page.bytes);
+            has_runs = 1;
+            index.push(0);
+            index.extend(hashes);
+            for run in parts.chunk_by(|a, b| is_zero(a) == is_zero(b)) {
+                let form = u64::from(!is_zero(&run[0]));
+                put_varint(&mut index, (run.len() as u64) << 3 | form);
+                if form == 1 {
+                    out.resize(out.len().next_multiple_of(to), 0);
+                    put_varint(&mut index, out.len() as u64);
+                    out.extend_from_slice(&run.concat());
+                }
+            }
         }
         for (name, epoch) in &self.tags {
             put_text(&mut index, name);
@@ -95,6 +111,7 @@ impl File {
         out.extend_from_slice(&index);
         let mut head = b"\x89MMSB ckpt\r\n\x1a\n\0\xff".to_vec();
         head.extend_from_slice(&[1, 0, 0, 0, self.automatic.into(), 0, 0, 0]);
+        head.push(has_runs);
         head.resize(40, 0);
         head.extend_from_slice(&self.uuid);
         let counts = [self.pages.len() as u64, self.tags.len() as u64];

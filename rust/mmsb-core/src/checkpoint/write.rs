@@ -247,6 +247,9 @@ impl Writer<'_> {
             Some(same) => self.keep_all(&same)?,
             None => self.put_blocks(mem, slot, of_base)?,
         }
+        if slot.len == 0 {
+            self.out.align(8)?;
+        }
         let at = match slot.len {
             0 => Some(self.out.end()),
             _ => self.blocks.in_one_piece(),
