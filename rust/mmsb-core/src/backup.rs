@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use crate::arena::is_denied;
 use crate::history::Store;
-use crate::snapshot::Snapshot;
 use crate::log::{self, MetaSlots, Position, SegmentName, StoreMeta, birth};
+use crate::snapshot::Snapshot;
 use crate::vfs::{OpenKind, Vfs, VfsFile, read_full_at, write_all_at};
 use crate::{Code, Error, Result, checkpoint, trace};
 

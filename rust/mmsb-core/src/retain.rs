@@ -155,7 +155,8 @@ impl Kept {
             return Ok(());
         }
         let oldest = self.tagged.keys().next().map_or(base, |&first| first.min(base));
-        let what = format!("epoch {epoch} was let go (bus.retain); the oldest that opens is {oldest}");
+        let what =
+            format!("epoch {epoch} was let go (bus.retain); the oldest that opens is {oldest}");
         Err(Error::new(Code::EpochNotFound, what))
     }
 }

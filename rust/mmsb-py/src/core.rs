@@ -444,8 +444,7 @@ impl Core {
         epochs: Option<u64>,
         nanoseconds: Option<u64>,
     ) -> PyResult<()> {
-        let retention =
-            epochs.map(Retention::Epochs).or(nanoseconds.map(Retention::Nanoseconds));
+        let retention = epochs.map(Retention::Epochs).or(nanoseconds.map(Retention::Nanoseconds));
         enter::detached(py, || self.bus.retain(retention))
     }
 

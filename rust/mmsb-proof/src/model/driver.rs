@@ -13,10 +13,10 @@ use mmsb_core::{
     View,
 };
 
+use self::window::Window;
 use super::Act;
 use super::opens::Opens;
 use super::state::{Page, State, check_snapshot, meta_of, name_of};
-use self::window::Window;
 use crate::sim::SimVfs;
 
 /// What a caller of the bus knows at one moment.

@@ -48,7 +48,11 @@ impl Driver {
         }
         self.window = Some(Window { retention, floor });
         for epoch in [floor, self.epoch()] {
-            assert_eq!(self.bus.cost(epoch).unwrap(), Cost::default(), "epoch {epoch} is in memory");
+            assert_eq!(
+                self.bus.cost(epoch).unwrap(),
+                Cost::default(),
+                "epoch {epoch} is in memory"
+            );
             self.open_epoch(epoch as usize).unwrap();
         }
         if self.place.is_none() {
