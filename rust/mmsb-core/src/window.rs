@@ -18,7 +18,7 @@ use crate::{Code, Error, Result};
 pub enum Retention {
     /// So many, the newest among them.
     Epochs(u64),
-    /// Those that were the newest at some moment of so many nanoseconds before the newest commit.
+    /// Those that were the newest at some moment of so many nanoseconds up to the newest commit.
     Nanoseconds(u64),
 }
 
@@ -61,7 +61,7 @@ impl Window {
         let is_over = |roots: &VecDeque<Root>| match self.retention {
             Retention::Epochs(most) => roots.len() as u64 > most,
             Retention::Nanoseconds(span) => {
-                roots.get(1).is_some_and(|next| next.time.saturating_add(span) < newest)
+                roots.get(1).is_some_and(|next| newest.saturating_sub(next.time) >= span)
             }
         };
         while self.roots.len() > 1 && is_over(&self.roots) {

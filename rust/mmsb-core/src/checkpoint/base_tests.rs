@@ -32,8 +32,7 @@ fn bus(compress: bool) -> (Arc<RamVfs>, Bus) {
 fn create(bus: &Bus, id: u64, bytes: &[u8]) {
     let (mut batch, nbytes) = (Batch::new(), bytes.len() as u64);
     let shape = &[nbytes];
-    let new =
-        NewPage { name: None, dtype: "", itemsize: 1, shape, nbytes, meta: "", location: 0 };
+    let new = NewPage { name: None, dtype: "", itemsize: 1, shape, nbytes, meta: "", location: 0 };
     batch.create(id, &new);
     batch.write(id, 0, bytes);
     bus.commit(&mut batch, None, &how(bus.epoch() + 1)).unwrap();
@@ -172,7 +171,8 @@ fn every_byte_of_both_files_counts() {
     let (vfs, [below, above]) = pair();
     let uuid = uuid(&*vfs, store(), 3).unwrap().unwrap();
     let (_, digest) = verify(&*vfs, store(), 3, uuid).unwrap();
-    let host = || Bus::open_on(vfs.clone(), store(), Mode::ReadWrite, &options(true), &mut |_, _| {});
+    let host =
+        || Bus::open_on(vfs.clone(), store(), Mode::ReadWrite, &options(true), &mut |_, _| {});
     let step = if cfg!(miri) { 9973 } else { 61 };
     for (epoch, bytes) in [(2, &below), (3, &above)] {
         for at in (0..bytes.len()).step_by(step).chain(88..200) {

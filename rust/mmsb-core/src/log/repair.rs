@@ -100,8 +100,8 @@ impl Repair<'_> {
     /// Takes a segment that is torn whole out of the log. One without a single byte in it is no loss.
     fn set_aside(&mut self, name: SegmentName) -> Result<()> {
         assert!(name.seq > 0, "a store would lose its first segment");
-        let proven = self.proven.seq >= name.seq && !planted(Defect::PromiseIgnored);
-        assert!(!proven, "what is durable would be set aside");
+        let is_unproven = self.proven.seq < name.seq || planted(Defect::PromiseIgnored);
+        assert!(is_unproven, "what is durable would be set aside");
         let log = segment::log_dir(self.dir);
         let from = log.join(name.file());
         if Window::open(self.vfs, &from)?.last_nonzero(0)?.is_none() {
