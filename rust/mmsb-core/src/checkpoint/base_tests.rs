@@ -7,8 +7,7 @@ use proptest::prelude::*;
 use super::tests::*;
 use super::*;
 use crate::delta::{Batch, NewPage};
-use crate::snapshot::Snapshot;
-use crate::vfs::{RamVfs, write_all_at};
+use crate::vfs::RamVfs;
 use crate::{Bus, Durability, Keep, Mode, Options};
 
 const KIB: usize = 1024;

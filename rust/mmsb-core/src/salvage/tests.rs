@@ -290,8 +290,13 @@ fn slots_and_checkpoints() {
     for path in &kept {
         for at in (0..world.files[path].len()).step_by(if cfg!(miri) { 3001 } else { 401 }) {
             let told = world.salvage(&world.with(path, |bytes| bytes[at] ^= 1), NEWEST);
-            assert_eq!((told.epoch, told.problems.len()), (EPOCHS, 1));
-            assert_eq!(told.problems[0].detail.file.as_deref(), Some(&**path));
+            // That of the base is one of those that stand on it too.
+            let most = if path == &kept[0] { kept.len() } else { 1 };
+            assert_eq!(told.epoch, EPOCHS);
+            assert!((1..=most).contains(&told.problems.len()), "{:?}", told.problems);
+            let files = told.problems.iter().filter_map(|problem| problem.detail.file.as_ref());
+            assert!(files.clone().any(|file| file == path));
+            assert!(files.clone().all(|file| kept.contains(file)));
         }
     }
     // The newest one and the log before it: the one before serves.
@@ -303,7 +308,7 @@ fn slots_and_checkpoints() {
     // A checkpoint of another store with the same epoch.
     let mut other = world.files.clone();
     other.get_mut(&kept[0]).unwrap()[4096..].reverse();
-    assert_eq!(world.salvage(&other, ALL).problems.len(), 1);
+    assert!(!world.salvage(&other, ALL).problems.is_empty());
 }
 
 #[test]
