@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use mmsb_core::vfs::Vfs;
+use mmsb_core::vfs::{OpenKind, Vfs};
 use mmsb_core::{Keep, log};
 
 /// All epochs from `base` on, and some before.
@@ -20,6 +20,14 @@ fn checkpoints(vfs: &dyn Vfs, dir: &Path) -> Option<BTreeSet<u64>> {
     let names = vfs.list(&dir.join("checkpoints")).ok()?;
     let epoch = |name: &String| u64::from_str_radix(name.strip_suffix(".ckpt")?, 16).ok();
     Some(names.iter().filter_map(epoch).collect())
+}
+
+/// The epoch of the checkpoint that another stands on.
+fn base_of(vfs: &dyn Vfs, dir: &Path, epoch: u64) -> Option<u64> {
+    let path = dir.join(format!("checkpoints/{epoch:016x}.ckpt"));
+    let mut word = [0; 8];
+    let read = vfs.open(&path, OpenKind::Read).ok()?.read_at(152, &mut word).ok()?;
+    (read == 8).then(|| u64::from_le_bytes(word))
 }
 
 impl Opens {
@@ -52,6 +60,7 @@ impl Opens {
             }
         };
         let older: BTreeSet<u64> = known.range(..base).copied().collect();
+        let mut needed = BTreeSet::new();
         let mut kept: BTreeSet<u64> =
             tagged.range(..base).copied().filter(|&epoch| self.has(epoch)).collect();
         let untagged: BTreeSet<u64> = older.difference(tagged).copied().collect();
@@ -62,6 +71,11 @@ impl Opens {
         if (keep.log_since, keep.checkpoints, keep.every) == (None, None, None) {
             kept.extend(&older);
         }
+        // What others stand on; a new checkpoint of a tagged epoch or of the base stands on none.
+        for &epoch in known.iter().filter(|&&epoch| epoch >= base || kept.contains(&epoch)) {
+            needed.insert(base_of(vfs, dir, epoch)?);
+        }
+        kept.extend(older.intersection(&needed));
         Some(Opens { base, kept })
     }
 }
