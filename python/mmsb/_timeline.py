@@ -466,7 +466,7 @@ class Timeline:
         if epochs is not None and seconds is not None:
             raise ArgumentError("give one of epochs and seconds")
         last = _resolve.count(epochs, "epochs", 1)
-        self._core.retain(last, _resolve.nanoseconds(seconds, "seconds"))
+        self._core.retain(last, _resolve.span(seconds, "seconds"))
 
     def digest(self, epoch: EpochLike | None = None) -> str:
         """Return the digest of a state: equal digests mean equal state.
