@@ -34,8 +34,7 @@ def _state(nbytes: int) -> dict[str, npt.NDArray[np.uint64]]:
     rng = np.random.default_rng(1)
     count = max(1, nbytes // (64 * MIB))
     return {
-        f"part-{n}": rng.integers(0, 1 << 63, nbytes // count // 8, np.uint64)
-        for n in range(count)
+        f"part-{n}": rng.integers(0, 1 << 63, nbytes // count // 8, np.uint64) for n in range(count)
     }
 
 
@@ -140,8 +139,8 @@ def _history(store: Path, commits: int) -> None:
 
 def _arctic(folder: Path) -> tuple[Any, Any]:
     """A library of versions, and the frame that is written to it."""
-    import arcticdb  # noqa: PLC0415  (heavy)
-    import pandas as pd  # noqa: PLC0415
+    import arcticdb
+    import pandas as pd
 
     library = arcticdb.Arctic(f"lmdb://{folder}").create_library("bench")
     return library, pd.DataFrame({"x": np.arange(float(LENGTH))})
@@ -195,8 +194,8 @@ def old_epochs(folder: Path, effort: Effort) -> list[Figure]:
 
 def versions(folder: Path, effort: Effort) -> list[Figure]:
     """A new version of 4 KiB."""
-    import icechunk  # noqa: PLC0415
-    import zarr  # noqa: PLC0415
+    import icechunk
+    import zarr
 
     library, frame = _arctic(folder / "arctic")
     repository = icechunk.Repository.create(icechunk.local_filesystem_storage(str(folder / "ice")))
@@ -227,7 +226,11 @@ def versions(folder: Path, effort: Effort) -> list[Figure]:
             for data in itertools.islice(values, count):
                 page[...] = data
 
-        contestants = [("peer", "arcticdb", arctic), ("peer", "icechunk", ice), ("mmsb", "MMSB", ours)]
+        contestants = [
+            ("peer", "arcticdb", arctic),
+            ("peer", "icechunk", ice),
+            ("mmsb", "MMSB", ours),
+        ]
         return run("version", contestants, effort)  # type: ignore[arg-type]
 
 
@@ -252,7 +255,10 @@ def opening(folder: Path, effort: Effort) -> list[Figure]:
 
     def mapped(count: int) -> None:
         for _ in range(count):
-            with lmdb.open(str(folder / "lmdb"), readonly=True) as env, env.begin(buffers=True) as txn:
+            with (
+                lmdb.open(str(folder / "lmdb"), readonly=True) as env,
+                env.begin(buffers=True) as txn,
+            ):
                 np.frombuffer(txn.get(name.encode(), b""), np.uint64)[0]
 
     def ours(count: int) -> None:
