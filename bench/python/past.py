@@ -1,4 +1,4 @@
-"""The rows of the past: checkpoints, old epochs, opening, recovering; floors and peers beside MMSB."""
+"""The rows of the past: checkpoints, old epochs, opening, recovering."""
 
 from __future__ import annotations
 
@@ -110,10 +110,10 @@ def _beside(bus: mmsb.Bus) -> list[Figure]:
     alone, beside = [], []
     for _ in range(5):
         end = time.perf_counter() + 1
-        alone.append(slowest(lambda end=end: time.perf_counter() > end))  # type: ignore[misc]
+        alone.append(slowest(lambda end=end: time.perf_counter() > end))
         work = threading.Thread(target=bus.checkpoint)
         work.start()
-        beside.append(slowest(lambda work=work: not work.is_alive()))  # type: ignore[misc]
+        beside.append(slowest(lambda work=work: not work.is_alive()))
         work.join()
     return [
         _figure("commit-beside", "floor", "without a checkpoint", alone),
@@ -156,7 +156,7 @@ def old_epochs(folder: Path, effort: Effort) -> list[Figure]:
 
     def peer(count: int) -> None:
         for _ in range(count):
-            library.read("x", as_of=pick.randrange(versions)).data
+            _ = library.read("x", as_of=pick.randrange(versions)).data
 
     def opener(bus: mmsb.Bus, first: int, last: int) -> Callable[[int], None]:
         def turn(count: int) -> None:
@@ -173,7 +173,7 @@ def old_epochs(folder: Path, effort: Effort) -> list[Figure]:
         with mmsb.open(store) as bus:
             ours = opener(bus, 1, bus.epoch)
             contestants = [("peer", "arcticdb, 200 versions", peer), ("mmsb", "MMSB", ours)]
-            figures += run(key, contestants, effort)  # type: ignore[arg-type]
+            figures += run(key, contestants, effort)
         used = sum(file.stat().st_blocks * 512 for file in store.rglob("*") if file.is_file())
         if key == "old-many":
             changed = commits * CHANGE * 8 / MIB
@@ -188,7 +188,7 @@ def old_epochs(folder: Path, effort: Effort) -> list[Figure]:
             pages[number % PAGES][:CHANGE] = float(number)
         ours = opener(bus, bus.epoch - 998, bus.epoch)
         contestants = [("peer", "arcticdb, 200 versions", peer), ("mmsb", "MMSB", ours)]
-        figures += run("old-memory", contestants, effort)  # type: ignore[arg-type]
+        figures += run("old-memory", contestants, effort)
     return figures
 
 
@@ -231,7 +231,7 @@ def versions(folder: Path, effort: Effort) -> list[Figure]:
             ("peer", "icechunk", ice),
             ("mmsb", "MMSB", ours),
         ]
-        return run("version", contestants, effort)  # type: ignore[arg-type]
+        return run("version", contestants, effort)
 
 
 def opening(folder: Path, effort: Effort) -> list[Figure]:
