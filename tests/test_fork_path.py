@@ -147,8 +147,12 @@ def test_a_base_that_is_damaged_is_never_an_empty_bus(bus: mmsb.Bus, tmp_path: P
     for damaged in (sound[:4000], sound[:-3], sound[:4100] + b"\xff" + sound[4101:]):
         path.write_bytes(damaged)
         for mode in ("r", "r+"):
-            with pytest.raises(mmsb.CorruptionError) as caught:
-                mmsb.open(tmp_path / "f", mode=mode)
+            # A reader meets the damage of a page when it comes to it.
+            with (
+                pytest.raises(mmsb.CorruptionError) as caught,
+                mmsb.open(tmp_path / "f", mode=mode) as damaged_bus,
+            ):
+                damaged_bus.digest()
             assert caught.value.file == str(path)
     path.unlink()
     with pytest.raises(mmsb.CorruptionError) as caught:

@@ -103,7 +103,10 @@ def describe(folder: Path) -> str:
     crates = dict(
         re.findall(r'name = "(heed|lmdb-master-sys|redb|rusqlite)"\nversion = "(.*)"', lock)
     )
-    packages = ", ".join(f"{name} {version(name)}" for name in ("mmsb", "numpy", "lmdb", "safetensors", "arcticdb", "icechunk"))
+    packages = ", ".join(
+        f"{name} {version(name)}"
+        for name in ("mmsb", "numpy", "lmdb", "safetensors", "arcticdb", "icechunk")
+    )
     return "\n".join(
         (
             f"- {os.cpu_count()} x {cpu[1] if cpu else platform.machine()}, {memory:.0f} GiB",

@@ -1,4 +1,4 @@
-"""The rows of the past: checkpoints, old epochs, opening, recovering; floors and peers beside MMSB."""
+"""The rows of the past: checkpoints, old epochs, opening, recovering."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ def _state(nbytes: int) -> dict[str, npt.NDArray[np.uint64]]:
     rng = np.random.default_rng(1)
     count = max(1, nbytes // (64 * MIB))
     return {
-        f"part-{n}": rng.integers(0, 1 << 63, nbytes // count // 8, np.uint64)
-        for n in range(count)
+        f"part-{n}": rng.integers(0, 1 << 63, nbytes // count // 8, np.uint64) for n in range(count)
     }
 
 
@@ -111,10 +110,10 @@ def _beside(bus: mmsb.Bus) -> list[Figure]:
     alone, beside = [], []
     for _ in range(5):
         end = time.perf_counter() + 1
-        alone.append(slowest(lambda end=end: time.perf_counter() > end))  # type: ignore[misc]
+        alone.append(slowest(lambda end=end: time.perf_counter() > end))
         work = threading.Thread(target=bus.checkpoint)
         work.start()
-        beside.append(slowest(lambda work=work: not work.is_alive()))  # type: ignore[misc]
+        beside.append(slowest(lambda work=work: not work.is_alive()))
         work.join()
     return [
         _figure("commit-beside", "floor", "without a checkpoint", alone),
@@ -140,8 +139,8 @@ def _history(store: Path, commits: int) -> None:
 
 def _arctic(folder: Path) -> tuple[Any, Any]:
     """A library of versions, and the frame that is written to it."""
-    import arcticdb  # noqa: PLC0415  (heavy)
-    import pandas as pd  # noqa: PLC0415
+    import arcticdb
+    import pandas as pd
 
     library = arcticdb.Arctic(f"lmdb://{folder}").create_library("bench")
     return library, pd.DataFrame({"x": np.arange(float(LENGTH))})
@@ -157,7 +156,7 @@ def old_epochs(folder: Path, effort: Effort) -> list[Figure]:
 
     def peer(count: int) -> None:
         for _ in range(count):
-            library.read("x", as_of=pick.randrange(versions)).data
+            _ = library.read("x", as_of=pick.randrange(versions)).data
 
     def opener(bus: mmsb.Bus, first: int, last: int) -> Callable[[int], None]:
         def turn(count: int) -> None:
@@ -174,7 +173,7 @@ def old_epochs(folder: Path, effort: Effort) -> list[Figure]:
         with mmsb.open(store) as bus:
             ours = opener(bus, 1, bus.epoch)
             contestants = [("peer", "arcticdb, 200 versions", peer), ("mmsb", "MMSB", ours)]
-            figures += run(key, contestants, effort)  # type: ignore[arg-type]
+            figures += run(key, contestants, effort)
         used = sum(file.stat().st_blocks * 512 for file in store.rglob("*") if file.is_file())
         if key == "old-many":
             changed = commits * CHANGE * 8 / MIB
@@ -189,14 +188,14 @@ def old_epochs(folder: Path, effort: Effort) -> list[Figure]:
             pages[number % PAGES][:CHANGE] = float(number)
         ours = opener(bus, bus.epoch - 998, bus.epoch)
         contestants = [("peer", "arcticdb, 200 versions", peer), ("mmsb", "MMSB", ours)]
-        figures += run("old-memory", contestants, effort)  # type: ignore[arg-type]
+        figures += run("old-memory", contestants, effort)
     return figures
 
 
 def versions(folder: Path, effort: Effort) -> list[Figure]:
     """A new version of 4 KiB."""
-    import icechunk  # noqa: PLC0415
-    import zarr  # noqa: PLC0415
+    import icechunk
+    import zarr
 
     library, frame = _arctic(folder / "arctic")
     repository = icechunk.Repository.create(icechunk.local_filesystem_storage(str(folder / "ice")))
@@ -227,8 +226,12 @@ def versions(folder: Path, effort: Effort) -> list[Figure]:
             for data in itertools.islice(values, count):
                 page[...] = data
 
-        contestants = [("peer", "arcticdb", arctic), ("peer", "icechunk", ice), ("mmsb", "MMSB", ours)]
-        return run("version", contestants, effort)  # type: ignore[arg-type]
+        contestants = [
+            ("peer", "arcticdb", arctic),
+            ("peer", "icechunk", ice),
+            ("mmsb", "MMSB", ours),
+        ]
+        return run("version", contestants, effort)
 
 
 def opening(folder: Path, effort: Effort) -> list[Figure]:
@@ -252,7 +255,10 @@ def opening(folder: Path, effort: Effort) -> list[Figure]:
 
     def mapped(count: int) -> None:
         for _ in range(count):
-            with lmdb.open(str(folder / "lmdb"), readonly=True) as env, env.begin(buffers=True) as txn:
+            with (
+                lmdb.open(str(folder / "lmdb"), readonly=True) as env,
+                env.begin(buffers=True) as txn,
+            ):
                 np.frombuffer(txn.get(name.encode(), b""), np.uint64)[0]
 
     def ours(count: int) -> None:

@@ -74,7 +74,7 @@ def once(
             which = (number + i) % len(contestants)
             _, _, prepare, act = contestants[which]
             prepare()
-            seen[which].append(_seconds(lambda _, act=act: act(), 1) * 1e6)  # type: ignore[misc]
+            seen[which].append(_seconds(lambda _, act=act: act(), 1) * 1e6)
     return [
         Figure(row, role, name, statistics.median(times), min(times), max(times), rounds)
         for (role, name, _, _), times in zip(contestants, seen, strict=True)

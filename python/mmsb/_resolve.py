@@ -69,7 +69,7 @@ def count(value: SupportsIndex | None, what: str, least: int) -> int | None:
     return result
 
 
-def span(seconds: float | None, what: str) -> int | None:
+def span(seconds: Any, what: str) -> int | None:
     """Return an optional span of time."""
     if seconds is None:
         return None

@@ -421,9 +421,7 @@ class Timeline:
         paths = tuple((Path(file), n) for file, n in files)
         return PruneReport(paths, size, tuple(made), tuple(epochs), oldest)
 
-    def retain(
-        self, *, epochs: SupportsIndex | None = None, seconds: float | None = None
-    ) -> None:
+    def retain(self, *, epochs: SupportsIndex | None = None, seconds: float | None = None) -> None:
         """Keep the last epochs in memory from now on, so that they open in microseconds.
 
         Otherwise an old epoch is rebuilt from checkpoint and log when it is opened. Memory that

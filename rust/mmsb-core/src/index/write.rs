@@ -253,18 +253,21 @@ pub(crate) fn verify(store: &Store, on_problem: &mut dyn FnMut(Error)) -> Result
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
         listed => listed.map_err(|e| Error::storage(&at, &e, "cannot list"))?,
     };
-    // The log's own check tells what is wrong with its segments.
-    let names = log::list(&*store.vfs, &store.dir).unwrap_or_default();
+    let names = match log::list(&*store.vfs, &store.dir) {
+        Err(error) if error.code != Code::Corruption => return Err(error),
+        // The log's own check tells what is wrong with its segments.
+        listed => listed.ok(),
+    };
     let base = store.base()?.seq;
     let mut bytes = 0;
     for file in listed.iter().filter(|file| file.ends_with(EXTENSION)) {
         let to = at.join(file);
         let found = vfs_read(&*store.vfs, &to)?;
         bytes += found.len() as u64;
-        let name = names.iter().find(|&&name| file_name(name) == *file);
+        let name = names.iter().flatten().find(|&&name| file_name(name) == *file);
         let wrong = match name {
             // What is left of a segment that was let go.
-            None if segment_of(file).is_some_and(|seq| seq < base) => None,
+            None if names.is_none() || segment_of(file).is_some_and(|seq| seq < base) => None,
             None => Some((0, "an index of no segment")),
             Some(&name) => match build(store, name, 0) {
                 Ok(Some(right)) => difference(&found, &right),
