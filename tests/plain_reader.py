@@ -370,9 +370,11 @@ def _read_runs(
             content += bytes(sum(run))
             continue
         at = fields.varint()
-        stored = run if form == 1 else [fields.varint() for _ in run]
-        for size, length in zip(run, stored, strict=True):
+        stored = [(n, None) if form == 1 else (fields.varint(), fields.bytes(8)) for n in run]
+        for size, (length, checksum) in zip(run, stored, strict=True):
             block = (base if in_base else data)[at : at + length]
+            if checksum is not None:
+                assert xxh3_64_intdigest(block) == int.from_bytes(checksum, "little")
             content += block if form == 1 else _unpack(block, size)
             if not in_base:
                 used[at : at + length] = b"\1" * length

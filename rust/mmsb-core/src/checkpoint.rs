@@ -96,6 +96,22 @@ pub(crate) fn is_automatic(vfs: &dyn Vfs, store: &Path, epoch: u64) -> Result<bo
     Ok(whole_header(vfs, store, epoch)?.is_some_and(|head| header::is_automatic(&head)))
 }
 
+/// The newest epoch that a checkpoint of the store is of, whatever became of its pages: the log was durable up to there when
+/// it was named.
+pub(crate) fn promised(vfs: &dyn Vfs, store: &Path, of: [u8; 16]) -> Result<u64> {
+    for epoch in list(vfs, store)?.into_iter().rev() {
+        match whole_header(vfs, store, epoch) {
+            Ok(Some(head)) if header::uuid(&head) == of && header::epoch(&head) == epoch => {
+                return Ok(epoch);
+            }
+            // The host has thinned it meanwhile, and there is a newer one.
+            Err(error) if error.is_missing() => {}
+            head => _ = head?,
+        }
+    }
+    Ok(0)
+}
+
 /// The epoch of the checkpoint that another stands on, if its header is whole and tells of one.
 pub(crate) fn base(vfs: &dyn Vfs, store: &Path, epoch: u64) -> Result<Option<u64>> {
     Ok(whole_header(vfs, store, epoch)?.and_then(|head| header::base(&head)))

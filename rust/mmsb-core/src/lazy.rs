@@ -139,7 +139,8 @@ pub(crate) fn newest(
     let checkpoint = newest_checkpoint(past, u64::MAX)?.map_or(0, |reader| reader.head.epoch);
     let (vfs, mode) = (Arc::clone(&store.vfs), OpenMode::Reader { durable_only });
     let from = checkpoint.max(behind);
-    let opts = LogOptions::default();
+    let promised = checkpoint::promised(&*store.vfs, &store.dir, store.uuid)?;
+    let opts = LogOptions { promised, ..LogOptions::default() };
     let (_, mut found) = log::open(vfs, &store.dir, opts, from, mode, &mut |_| Ok(()), progress)?;
     found.last_epoch = found.last_epoch.max(checkpoint);
     Ok(found)

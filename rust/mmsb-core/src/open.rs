@@ -340,7 +340,8 @@ impl Bus {
         }
         let from = checkpoint_epoch.unwrap_or(0);
         let digest = checkpoint_epoch.map(|_| Snapshot::brief(&core).digest()).transpose()?;
-        let opts = log_options(options, durability);
+        let promised = checkpoint::promised(&*store.vfs, dir, store.uuid)?;
+        let opts = LogOptions { promised, ..log_options(options, durability) };
         let (log, found) = log::open(
             Arc::clone(&store.vfs),
             dir,

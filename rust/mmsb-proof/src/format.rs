@@ -228,7 +228,11 @@ fn page_entry(fields: &mut &[u8]) -> Vec<(usize, usize)> {
             let stored = match head & 3 {
                 0 => 0,
                 1 => len(number),
-                _ => take_varint(fields) as usize,
+                _ => {
+                    let len = take_varint(fields) as usize;
+                    skip(fields, 8);
+                    len
+                }
             };
             if head & 7 == 1 || head & 7 == 2 {
                 own.push((at, stored));

@@ -82,6 +82,11 @@ pub(super) fn is_automatic(head: &[u8; HEADER]) -> bool {
     head[AUTOMATIC] == 1
 }
 
+/// The epoch that the checkpoint is of.
+pub(super) fn epoch(head: &[u8; HEADER]) -> u64 {
+    u64_at(head, EPOCH)
+}
+
 /// The epoch of the checkpoint that it stands on.
 pub(super) fn base(head: &[u8; HEADER]) -> Option<u64> {
     Some(u64_at(head, BASE)).filter(|&epoch| epoch > 0)

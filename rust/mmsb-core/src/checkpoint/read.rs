@@ -11,7 +11,7 @@ use crate::apply::MAX_ID;
 use crate::arena::{BLOCK, is_denied};
 use crate::catalog;
 use crate::delta::{MAX_NDIM, NewPage};
-use crate::hash::h128;
+use crate::hash::{h64, h128};
 use crate::log::take_varint;
 use crate::vfs::{OpenKind, Vfs, VfsFile, read_exact_at, read_vec};
 use crate::{Code, Error, Result};
@@ -205,6 +205,9 @@ impl Reader {
                 let mut packed = [0; BLOCK as usize];
                 let packed = &mut packed[..stored.len as usize];
                 read(packed)?;
+                if h64(packed) != stored.sum {
+                    return Err(damage(path, stored.at, epoch, "a compressed block is damaged"));
+                }
                 let n = lz4_flex::block::decompress_into(packed, block);
                 if n.ok() != Some(block.len()) {
                     let what = "what was compressed does not come out";
@@ -343,6 +346,11 @@ impl<'a> Fields<'a> {
         let (&first, rest) = self.rest.split_first()?;
         self.rest = rest;
         Some(first)
+    }
+
+    pub(super) fn word(&mut self) -> Option<u64> {
+        let bytes = self.bytes(8)?;
+        bytes.try_into().ok().map(u64::from_le_bytes)
     }
 
     fn text(&mut self) -> Option<&'a str> {

@@ -39,6 +39,8 @@ pub(super) struct Stored {
     pub(super) at: u64,
     /// Bytes that it takes there.
     pub(super) len: u64,
+    /// Of what is compressed, the hash of those bytes: not every bit of them shows in what comes out.
+    pub(super) sum: u64,
 }
 
 impl Run {
@@ -108,10 +110,13 @@ impl<'a> Blocks<'a> {
         if self.run.count == 0 {
             self.run = Run::take(&mut self.fields)?;
         }
-        let len = match self.run.form {
-            Form::Zero => 0,
-            Form::Raw => self.len(),
-            Form::Lz4 => self.fields.varint().filter(|&len| 0 < len && len < self.len())?,
+        let (len, sum) = match self.run.form {
+            Form::Zero => (0, 0),
+            Form::Raw => (self.len(), 0),
+            Form::Lz4 => {
+                let len = self.fields.varint().filter(|&len| 0 < len && len < self.len())?;
+                (len, self.fields.word()?)
+            }
         };
         let Run { in_base, form, at, .. } = self.run;
         self.run.at = at.checked_add(len)?;
@@ -120,7 +125,7 @@ impl<'a> Blocks<'a> {
         if self.is_done() && self.run.count > 0 {
             return None;
         }
-        Some(Stored { in_base, form, at, len })
+        Some(Stored { in_base, form, at, len, sum })
     }
 
     /// Goes on to a later block.
@@ -149,7 +154,7 @@ pub(super) struct Gather {
     run: Option<Run>,
     /// Where the next block has to be to join it.
     end: u64,
-    /// Of LZ4 blocks.
+    /// What the index tells of each LZ4 block of the run.
     lens: Vec<u8>,
     runs: usize,
     /// What the index gets, but for the last run.
@@ -169,12 +174,12 @@ impl Gather {
         reserve: &mut dyn FnMut(&mut Vec<u8>, usize) -> Result<()>,
     ) -> Result<()> {
         // Twice a head and a place: of the run that ends and of the last one.
-        reserve(&mut self.lens, 10)?;
+        reserve(&mut self.lens, 10 + 8)?;
         reserve(&mut self.told, self.lens.len() + 4 * 10)
     }
 
     pub(super) fn add(&mut self, block: Stored) {
-        let Stored { in_base, form, at, len } = block;
+        let Stored { in_base, form, at, len, sum } = block;
         assert!(form == Form::Zero || at >= HEADER as u64, "a block lies in the header");
         match &mut self.run {
             Some(run)
@@ -191,6 +196,7 @@ impl Gather {
         }
         if form == Form::Lz4 {
             put_varint(&mut self.lens, len);
+            self.lens.extend_from_slice(&sum.to_le_bytes());
         }
         self.end = at + len;
     }

@@ -10,7 +10,7 @@ use super::{TEMP, dir, no_memory, temp};
 use crate::arena::{BLOCK, Mem, is_denied};
 use crate::catalog::Desc;
 use crate::delta::put_shape;
-use crate::hash::h128;
+use crate::hash::{h64, h128};
 use crate::log::{put_text, put_varint};
 use crate::museum::{Defect, planted};
 use crate::root::Root;
@@ -316,7 +316,7 @@ impl Writer<'_> {
         let hash = h128(bytes).to_le_bytes();
         self.hashes.extend_from_slice(&hash);
         if bytes.iter().all(|&byte| byte == 0) {
-            self.blocks.add(Stored { in_base: false, form: Form::Zero, at: 0, len: 0 });
+            self.blocks.add(Stored { in_base: false, form: Form::Zero, at: 0, len: 0, sum: 0 });
             return Ok(());
         }
         if let Some((base, page, blocks)) = known
@@ -339,7 +339,8 @@ impl Writer<'_> {
         }
         let at = self.out.end();
         self.out.put(stored)?;
-        self.blocks.add(Stored { in_base: false, form, at, len: stored.len() as u64 });
+        let sum = if form == Form::Lz4 { h64(stored) } else { 0 };
+        self.blocks.add(Stored { in_base: false, form, at, len: stored.len() as u64, sum });
         Ok(())
     }
 }

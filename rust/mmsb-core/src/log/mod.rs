@@ -88,6 +88,8 @@ pub struct LogOptions {
     /// Append through a mapping where the file system allows it. For a bus whose commits do not wait for a sync: a
     /// sync makes the next store into each page slower than a write.
     pub mapped: bool,
+    /// A checkpoint says that the log was durable up to this epoch.
+    pub promised: u64,
 }
 
 impl Default for LogOptions {
@@ -100,6 +102,7 @@ impl Default for LogOptions {
             block_size: 16 << 10,
             base_epoch: 0,
             mapped: false,
+            promised: 0,
         }
     }
 }

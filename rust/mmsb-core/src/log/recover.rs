@@ -135,7 +135,7 @@ pub fn open(
         let log = segment::log_dir(dir);
         return Err(Error::corruption(&log, None, Some(1), "all segments are missing"));
     }
-    let mut scan = Scan::new(&*vfs, dir, &meta, names, from_epoch, &mode);
+    let mut scan = Scan::new(&*vfs, dir, &meta, names, from_epoch, opts.promised, &mode);
     let end = scan.run(on, progress)?;
     let (mut found, names, proven) = (scan.found, scan.names, scan.proven);
     // Nothing that anything proves to be durable may be cut or left out, whatever the verdict at its end was.

@@ -24,6 +24,8 @@ pub(super) struct Scan<'a> {
     meta: &'a StoreMeta,
     pub(super) names: Vec<SegmentName>,
     from_epoch: u64,
+    /// A checkpoint says that the log was durable up to this epoch.
+    promised: u64,
     /// The host reads: every file is synced before.
     sync: bool,
     /// Nothing from here on is shown.
@@ -65,6 +67,7 @@ impl<'a> Scan<'a> {
         meta: &'a StoreMeta,
         names: Vec<SegmentName>,
         from_epoch: u64,
+        promised: u64,
         mode: &OpenMode,
     ) -> Scan<'a> {
         assert!(!names.is_empty(), "a log without a segment is read");
@@ -77,6 +80,7 @@ impl<'a> Scan<'a> {
             meta,
             names,
             from_epoch,
+            promised: promised.max(from_epoch),
             sync: matches!(mode, OpenMode::Writer(_)),
             limit,
             proven: meta.durable,
@@ -327,7 +331,7 @@ impl<'a> Scan<'a> {
             promised_by_record: by_record,
             promised_by_header: by_header,
             promised_by_meta: self.meta.durable > here,
-            promised_by_checkpoint: epoch <= self.from_epoch,
+            promised_by_checkpoint: epoch <= self.promised,
         }))
     }
 }

@@ -73,7 +73,7 @@ impl Opens {
         }
         // What others stand on; a new checkpoint of a tagged epoch or of the base stands on none.
         for &epoch in known.iter().filter(|&&epoch| epoch >= base || kept.contains(&epoch)) {
-            needed.insert(base_of(vfs, dir, epoch)?);
+            needed.extend(Some(base_of(vfs, dir, epoch)?).filter(|&epoch| epoch > 0));
         }
         kept.extend(older.intersection(&needed));
         Some(Opens { base, kept })
