@@ -74,7 +74,8 @@ impl Inner {
         let making = Making { automatic, base: base.as_ref(), compress: maker.compress };
         let size = self.write_checkpoint(&at, making, &mut maker.ended)?;
         maker.base = match base {
-            None => Some(epoch),
+            // Nothing can stand on the empty state.
+            None => Some(epoch).filter(|&epoch| epoch > 0),
             // One that took more than half of the state is the last on its base.
             Some(base) => Some(base.head.epoch).filter(|_| size <= at.root().bytes / 2),
         };

@@ -112,6 +112,17 @@ fn what_did_not_change_is_not_written_again() {
 }
 
 #[test]
+fn nothing_stands_on_the_empty_state() {
+    let (vfs, bus) = bus(false);
+    assert_eq!(bus.checkpoint().unwrap(), 0);
+    create(&bus, 1, &[0; 100]);
+    assert_eq!(bus.checkpoint().unwrap(), 1);
+    assert_eq!(base(&*vfs, store(), 1).unwrap(), None);
+    bus.close().unwrap();
+    shows(&vfs, &[(1, vec![0; 100])]);
+}
+
+#[test]
 fn zeros_take_no_room() {
     let (vfs, bus) = bus(false);
     let mut sparse = vec![0; 2000 * KIB];

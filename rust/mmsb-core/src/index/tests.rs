@@ -401,11 +401,12 @@ fn every_call_fails_once() {
 fn a_check_that_fails_finds_nothing() {
     let (double, bus, _) = world();
     bus.close().unwrap();
+    let store = store(&double);
     for nth in 1.. {
         double.calls();
         double.fail_once(nth, 5);
         let mut problems = Vec::new();
-        let done = verify(&store(&double), &mut |e| problems.push(e));
+        let done = verify(&store, &mut |e| problems.push(e));
         double.heal();
         assert!(problems.is_empty(), "{problems:?}");
         if double.calls().len() < nth {
