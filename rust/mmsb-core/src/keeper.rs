@@ -101,7 +101,8 @@ pub(crate) fn thin(store: &Store, tagged: &[(String, u64)]) -> Result<()> {
     let gone = superfluous(&automatic);
     let stay = known.iter().filter(|epoch| !gone.contains(epoch));
     let needed = checkpoint::bases(&*store.vfs, &store.dir, stay)?;
-    for epoch in gone.into_iter().filter(|epoch| !needed.contains(epoch)) {
+    let is_needed = |epoch: &u64| needed.contains(epoch) && !planted(Defect::GroundThinned);
+    for epoch in gone.into_iter().filter(|epoch| !is_needed(epoch)) {
         assert!(tagged.iter().all(|&(_, named)| named != epoch), "those of tags stay");
         let newest = &automatic[automatic.len().saturating_sub(2)..];
         assert!(!newest.contains(&epoch), "the newest two stay");

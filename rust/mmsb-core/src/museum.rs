@@ -67,6 +67,8 @@ pub(crate) enum Defect {
     IndexNotBound,
     /// The checkpoint that the log begins with is thinned like any other.
     BaseThinned,
+    /// A checkpoint is thinned though another stands on it.
+    GroundThinned,
     /// Segments go before the slots say durably where the log begins.
     PrunedBeforeBase,
 }
