@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from pathlib import Path
 from typing import Any, Literal
@@ -75,9 +76,7 @@ def test_one_is_made_every_so_many_epochs(store: Path) -> None:
             seen |= checkpoints(store).keys()
         # Each is of an epoch at least ten behind the one before.
         epochs = sorted(seen)
-        assert epochs[0] >= 10 and all(
-            b - a >= 10 for a, b in zip(epochs, epochs[1:], strict=False)
-        )
+        assert epochs[0] >= 10 and all(b - a >= 10 for a, b in itertools.pairwise(epochs))
         newest = bus.epoch
     with mmsb.open(store, mode="r+", checkpoint_every=1000) as bus:
         assert bus.recovery is not None and bus.recovery.checkpoint_epoch is not None
