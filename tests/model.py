@@ -116,6 +116,11 @@ class Model:
         del self.states[epoch - self.first + 1 :]
         self.commits = {e: commit for e, commit in self.commits.items() if e <= epoch}
 
+    def let_go(self, base: int) -> None:
+        """The log begins after this epoch now."""
+        del self.states[: base - self.first]
+        self.first = base
+
     def restored(self, epoch: int) -> State:
         """The draft of a restore: the pages of then, the tags and the id counter of now."""
         return State(dict(self.at(epoch).pages), dict(self.head.tags), self.head.next_id)

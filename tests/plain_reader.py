@@ -20,6 +20,7 @@ SEGMENT_MAGIC = b"\x89MMSB log\r\n\x1a\n\0\xb5\xff"
 META_MAGIC = b"\x89MMSB met\r\n\x1a\n\0\xb5\xff"
 INDEX_MAGIC = b"\x89MMSB idx\r\n\x1a\n\0\xb5\xff"
 CHECKPOINT_MAGIC = b"\x89MMSB ckpt\r\n\x1a\n\0\xff"
+RUNS = 1
 COMMIT, MARK, SEAL = 1, 2, 3
 MAJOR = 1
 
@@ -95,11 +96,11 @@ class Fields:
         return self.at < len(self.data)
 
 
-def _checked(data: bytes, magic: bytes) -> None:
+def _checked(data: bytes, magic: bytes, known: int = 0) -> None:
     assert data[:16] == magic
     assert xxh3_64_intdigest(data[:-8]) == int.from_bytes(data[-8:], "little")
     major, _, _, required, _ = struct.unpack_from("<HHIQQ", data, 16)
-    assert (major, required) == (MAJOR, 0)
+    assert (major, required & ~known) == (MAJOR, 0)
 
 
 def _seed(head: bytes, at: int) -> int:
@@ -200,15 +201,36 @@ def read_segment(path: Path, chain: int | None) -> tuple[list[Record], int, dict
 def read_log(store: Path) -> list[Record]:
     """All records of a store in order, the chain checked from segment to segment."""
     records: list[Record] = []
-    chain, uuid = 0, None
-    for seq, path in enumerate(sorted((store / "log").glob("*.mlog"))):
+    meta = read_meta(store)
+    # Segments before the base are leftovers; of the first one the chain before it is not known.
+    chain, uuid = (None if meta["base_epoch"] else 0), None
+    paths = sorted((store / "log").glob("*.mlog"))
+    paths = [path for path in paths if int(path.name[:16], 16) >= meta["base_seq"]]
+    for seq, path in enumerate(paths, meta["base_seq"]):
         found, chain, info = read_segment(path, chain)
         assert info["seq"] == seq and uuid in (None, info["uuid"])
         uuid = info["uuid"]
         records += found
     commits = [r.epoch for r in records if r.kind == COMMIT]
-    assert commits == list(range(1, len(commits) + 1))
+    first = commits[0] if commits else meta["base_epoch"] + 1
+    assert first <= meta["base_epoch"] + 1
+    assert commits == list(range(first, first + len(commits)))
     return records
+
+
+def states_of(store: Path) -> dict[int, State]:
+    """The states of all epochs that open: those of the log, and older ones of checkpoints."""
+    base = read_meta(store)["base_epoch"]
+    states = {0: State()} if base == 0 else {}
+    for path in (store / "checkpoints").glob("*.ckpt"):
+        state, found, _ = read_checkpoint(path)
+        assert found == digest(state)
+        if state.epoch <= base:
+            states[state.epoch] = state
+    for record in read_log(store):
+        if record.kind == COMMIT and record.epoch > base:
+            states[record.epoch] = apply(states[record.epoch - 1], record)
+    return dict(sorted(states.items()))
 
 
 def apply(state: State, record: Record) -> State:
@@ -271,11 +293,17 @@ def read_meta(store: Path) -> dict[str, Any]:
         if not path.exists():
             continue
         data = path.read_bytes()
-        assert len(data) == 4096 and not any(data[128:])
+        assert len(data) == 4096 and data[89] <= 1 and not any(data[90:120])
         _checked(data[:128], META_MAGIC)
+        if data[89]:
+            _checked(data[:176], META_MAGIC)
+        assert not any(data[176 if data[89] else 128 :])
         names = ("generation", "durable_seq", "durable_offset", "durable_epoch", "durability")
         values = struct.unpack_from("<4QB", data, 56)
-        slots.append({"uuid": data[40:56], **dict(zip(names, values, strict=True))})
+        slot = {"uuid": data[40:56], **dict(zip(names, values, strict=True))}
+        slot["base_seq"], slot["base_epoch"] = struct.unpack_from("<2Q", data, 128)
+        slot["parent"] = (data[144:160], int.from_bytes(data[160:168], "little"))
+        slots.append(slot)
     return max(slots, key=lambda slot: slot["generation"])
 
 
@@ -283,12 +311,20 @@ def read_checkpoint(path: Path) -> tuple[State, str, dict[int, tuple[int, int]]]
     """The state, its digest, and the epochs of the bytes and the description of each page."""
     data = path.read_bytes()
     head = data[:HEADER]
-    _checked(head, CHECKPOINT_MAGIC)
+    _checked(head, CHECKPOINT_MAGIC, RUNS)
     words = struct.unpack_from("<8Q", head, 56)
     epoch, time, next_id, pages, tags, index_at, index_len, size = words
+    base_epoch, base_sum = struct.unpack_from("<2Q", head, 152)
+    base = b""
+    if base_epoch:
+        base = path.with_name(f"{base_epoch:016x}.ckpt").read_bytes()
+        assert base_epoch < epoch and base[4088:4096] == head[160:168] and not any(base[152:168])
+        assert head[24]
+    else:
+        assert base_sum == 0
     assert index_at + index_len == size == len(data)
     assert path.name == f"{epoch:016x}.ckpt"
-    assert not any(head[152 : HEADER - 8])
+    assert not any(head[168 : HEADER - 8])
     index = data[index_at:]
     assert xxh3_128_intdigest(index) == int.from_bytes(head[120:136], "little")
     digest = int.from_bytes(head[136:152], "little")
@@ -301,11 +337,16 @@ def read_checkpoint(path: Path) -> tuple[State, str, dict[int, tuple[int, int]]]
         location = fields.bytes(1)[0]
         epochs[i] = (fields.varint(), fields.varint())
         at = fields.varint()
-        for start in range(0, nbytes, BLOCK):
-            block = data[at + start : at + min(nbytes, start + BLOCK)]
-            assert xxh3_128_intdigest(block) == int.from_bytes(fields.bytes(16), "little")
-        used[at : at + nbytes] = b"\1" * nbytes
-        content = data[at : at + nbytes]
+        sizes = [min(BLOCK, nbytes - start) for start in range(0, nbytes, BLOCK)]
+        hashes = [int.from_bytes(fields.bytes(16), "little") for _ in sizes]
+        if at:
+            used[at : at + nbytes] = b"\1" * nbytes
+            content = data[at : at + nbytes]
+        else:
+            assert head[24]
+            content = _read_runs(fields, sizes, data, base, used)
+        for n, checksum in enumerate(hashes):
+            assert xxh3_128_intdigest(content[n * BLOCK : (n + 1) * BLOCK]) == checksum
         state.pages[i] = Page(name, dtype, itemsize, shape, meta, location, content)
     for _ in range(tags):
         name = fields.text()
@@ -313,6 +354,62 @@ def read_checkpoint(path: Path) -> tuple[State, str, dict[int, tuple[int, int]]]
     assert not fields and len(used) == index_at
     assert not any(b for b, u in zip(data, used, strict=False) if not u), "padding is zero"
     return state, f"{digest:032x}", epochs
+
+
+def _read_runs(
+    fields: Fields, sizes: list[int], data: bytes, base: bytes, used: bytearray
+) -> bytes:
+    """The bytes of a page that is told of run by run."""
+    content, left = bytearray(), list(sizes)
+    while left:
+        word = fields.varint()
+        count, in_base, form = word >> 3, bool(word & 4), word & 3
+        assert 0 < count <= len(left) and form < 3 and (form or not in_base)
+        run, left = left[:count], left[count:]
+        if form == 0:
+            content += bytes(sum(run))
+            continue
+        at = fields.varint()
+        stored = [(n, None) if form == 1 else (fields.varint(), fields.bytes(8)) for n in run]
+        for size, (length, checksum) in zip(run, stored, strict=True):
+            block = (base if in_base else data)[at : at + length]
+            if checksum is not None:
+                assert xxh3_64_intdigest(block) == int.from_bytes(checksum, "little")
+            content += block if form == 1 else _unpack(block, size)
+            if not in_base:
+                used[at : at + length] = b"\1" * length
+            at += length
+    return bytes(content)
+
+
+def _unpack(block: bytes, size: int) -> bytes:
+    """A block of LZ4."""
+    out, at = bytearray(), 0
+
+    def length(nibble: int) -> int:
+        nonlocal at
+        total = nibble
+        while nibble == 15:
+            total += block[at]
+            at += 1
+            if block[at - 1] != 255:
+                break
+        return total
+
+    while at < len(block):
+        token = block[at]
+        at += 1
+        literals = length(token >> 4)
+        out += block[at : at + literals]
+        at += literals
+        if at == len(block):
+            break
+        offset = block[at] | block[at + 1] << 8
+        at += 2
+        for _ in range(length(token & 15) + 4):
+            out.append(out[-offset])
+    assert len(out) == size
+    return bytes(out)
 
 
 def read_index(path: Path, segment: Path) -> tuple[dict[int, list[int]], list[tuple[int, int]]]:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import conftest  # noqa: F401  (the profiles)
 import mmsb
 import numpy as np
+import plain_reader
 import proof
 import pytest
 from hypothesis import seed, settings
@@ -89,6 +90,18 @@ class BusMachine(RuleBasedStateMachine):
             for snap, *_ in self.kept:
                 snap.close()
             self.bus.close()
+
+    @rule(epochs=st.none() | st.integers(1, 9), seconds=st.none() | st.sampled_from([0, 0.01, 5]))
+    def retain(self, epochs: int | None, seconds: float | None) -> None:
+        if epochs is not None and seconds is not None:
+            with pytest.raises(mmsb.ArgumentError):
+                self.bus.retain(epochs=epochs, seconds=seconds)
+            return
+        self.bus.retain(epochs=epochs, seconds=seconds)
+        first = self.bus.stats()["retained_since"]
+        assert first >= self.model.epoch + 1 - (epochs or 1) or seconds is not None
+        for epoch in range(first, self.model.epoch + 1):
+            assert self.bus.cost(epoch) == mmsb.Cost(None, 0, 0)
 
     # -- commits
 
@@ -241,11 +254,22 @@ class BusMachine(RuleBasedStateMachine):
         ]
         assert seen == self.model.history(i, index, since, self.model.epoch)
 
-    @rule(data=st.data(), count=st.integers(1, 4))
-    def fork(self, data: st.DataObject, count: int) -> None:
+    @rule(data=st.data(), count=st.integers(1, 4), on_disk=st.booleans())
+    def fork(self, data: st.DataObject, count: int, on_disk: bool) -> None:
         at = data.draw(st.integers(self.model.first, self.model.epoch))
         model = self.model.fork(at)
-        with self.bus.fork(at) as fork:
+        with tempfile.TemporaryDirectory(prefix="mmsb-fork-") as folder:
+            path = Path(folder) / "f.mmsb"
+            self.go_on_in(self.bus.fork(at, path=path if on_disk else None), model, data, count)
+            if on_disk:
+                with mmsb.open(path) as reader:
+                    check_all_epochs(reader, model)
+                    assert reader.verify().ok
+
+    def go_on_in(self, made: mmsb.Bus, model: Model, data: st.DataObject, count: int) -> None:
+        """Commit to a fork beside its model."""
+        at = model.epoch
+        with made as fork:
             model.head.tags.clear()
             model.head.tags.update(fork.tags)
             assert all(epoch <= at for epoch in fork.tags.values())
@@ -292,6 +316,8 @@ class StoreMachine(BusMachine):
     segment_bytes: int | None = None
 
     def make(self) -> Any:
+        # What opens of the time before the log: the states of kept checkpoints.
+        self.older: dict[int, State] = {}
         self.folder = Path(tempfile.mkdtemp(prefix="mmsb-stateful-"))
         self.path = self.folder / "s.mmsb"
         core = _core.Core.create(str(self.path), "memory", segment_bytes=self.segment_bytes)
@@ -311,6 +337,36 @@ class StoreMachine(BusMachine):
     def checkpoint(self) -> None:
         assert self.bus.checkpoint() == self.model.epoch
 
+    @rule(
+        data=st.data(),
+        checkpoints=st.none() | st.integers(0, 3),
+        every=st.none() | st.integers(1, 9),
+    )
+    def prune(self, data: st.DataObject, checkpoints: int | None, every: int | None) -> None:
+        first, newest = self.model.first, self.model.epoch
+        since = data.draw(st.none() | st.integers(0, newest))
+        told = self.bus.prune(log_since=since, checkpoints=checkpoints, every=every, dry_run=True)
+        assert told == self.bus.prune(log_since=since, checkpoints=checkpoints, every=every)
+        self.seen["prunings"] += 1
+        base = plain_reader.read_meta(self.path)["base_epoch"]
+        assert first <= base <= max(first, since or 0)
+        gone = {epoch for start, stop in told.epochs for epoch in range(start, stop)}
+        older = {**self.older, **{epoch: self.model.at(epoch) for epoch in range(first, base)}}
+        assert gone <= older.keys()
+        assert gone.isdisjoint(self.model.head.tags.values())
+        self.older = {epoch: state for epoch, state in older.items() if epoch not in gone}
+        self.model.let_go(base)
+        self.look_at_older()
+        for epoch in gone:
+            if epoch < self.bus.stats()["retained_since"]:
+                with pytest.raises(mmsb.EpochNotFoundError):
+                    self.bus.snapshot(epoch)
+
+    def look_at_older(self) -> None:
+        for epoch, state in self.older.items():
+            with self.bus.snapshot(epoch) as snap:
+                check_snapshot(snap, state, epoch)
+
     @rule()
     def sync(self) -> None:
         assert self.bus.sync() == self.model.epoch
@@ -328,6 +384,7 @@ class StoreMachine(BusMachine):
         assert self.bus.recovery.epoch == self.model.epoch
         assert (self.bus.recovery.torn_bytes, list(self.bus.recovery.quarantined)) == (0, [])
         self.look_at_kept()
+        self.look_at_older()
 
     @rule()
     def recover(self) -> None:

@@ -19,6 +19,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from past import past_rows
 from race import Effort, Figure, Role
 from rows import all_rows
 from table import cells, markdown
@@ -42,10 +43,13 @@ def main() -> int:
         figures = rust(arguments.rust, folder / "rust", quick)
         figures += instructions(arguments.rust, folder / "instructions")
         figures += all_rows(folder / "python", Effort.of(quick))
+        figures += past_rows(folder / "past", Effort.of(quick))
         machine = describe(folder)
 
-    pages, large = ("131,072", "128 MiB") if quick else ("1,048,576", "1 GiB")
-    table = markdown(cells(figures, pages, large))
+    sizes = {"pages": "1,048,576", "large": "1 GiB", "few": "10,000", "many": "1,000,000"}
+    if quick:
+        sizes |= {"pages": "131,072", "large": "128 MiB", "many": "100,000"}
+    table = markdown(cells(figures, sizes))
     print(table)
     print(f"\n{machine}\n{time.monotonic() - start:.0f} s in all", file=sys.stderr)
     if not quick:
@@ -99,7 +103,10 @@ def describe(folder: Path) -> str:
     crates = dict(
         re.findall(r'name = "(heed|lmdb-master-sys|redb|rusqlite)"\nversion = "(.*)"', lock)
     )
-    packages = ", ".join(f"{name} {version(name)}" for name in ("mmsb", "numpy", "lmdb"))
+    packages = ", ".join(
+        f"{name} {version(name)}"
+        for name in ("mmsb", "numpy", "lmdb", "safetensors", "arcticdb", "icechunk")
+    )
     return "\n".join(
         (
             f"- {os.cpu_count()} x {cpu[1] if cpu else platform.machine()}, {memory:.0f} GiB",
@@ -141,7 +148,7 @@ belong to the machine below and to that hour: the ratios are what to go by.
 
 ## The spread
 
-Microseconds, but MiB in `memory`, bytes in `log-bytes`, and counts in `instructions`.
+Microseconds, but MiB in `memory` and `disk`, bytes in `log-bytes`, and counts in `instructions`.
 
 | row | who | median | lowest | highest | rounds |
 | --- | --- | --- | --- | --- | --- |

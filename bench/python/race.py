@@ -33,10 +33,16 @@ class Effort:
     rounds: int
     turn: float
     """Seconds that one contestant gets in a round."""
+    large: int
+    """Bytes of a large state."""
+    histories: tuple[tuple[str, int], ...]
+    """Commits of stores with a past, by their rows."""
 
     @classmethod
     def of(cls, quick: bool) -> Effort:
-        return cls(rounds=5, turn=0.02) if quick else cls(rounds=9, turn=0.1)
+        if quick:
+            return cls(5, 0.02, 1 << 27, (("old-few", 10_000), ("old-many", 100_000)))
+        return cls(9, 0.1, 1 << 30, (("old-few", 10_000), ("old-many", 1_000_000)))
 
 
 def run(
@@ -53,6 +59,25 @@ def run(
     return [
         Figure(row, role, name, statistics.median(times), min(times), max(times), effort.rounds)
         for (role, name, _), times in zip(contestants, seen, strict=True)
+    ]
+
+
+def once(
+    row: str,
+    contestants: list[tuple[Role, str, Callable[[], object], Callable[[], object]]],
+    rounds: int,
+) -> list[Figure]:
+    """Microseconds of something long, after something that is not counted."""
+    seen: list[list[float]] = [[] for _ in contestants]
+    for number in range(rounds):
+        for i in range(len(contestants)):
+            which = (number + i) % len(contestants)
+            _, _, prepare, act = contestants[which]
+            prepare()
+            seen[which].append(_seconds(lambda _, act=act: act(), 1) * 1e6)
+    return [
+        Figure(row, role, name, statistics.median(times), min(times), max(times), rounds)
+        for (role, name, _, _), times in zip(contestants, seen, strict=True)
     ]
 
 

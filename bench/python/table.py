@@ -55,6 +55,23 @@ ROWS = (
     Row("view-84m", "zero-copy view of 84 MiB, Python", (Goal(0.15),)),
     Row("snapshot", "snapshot and one read of 64 bytes, Rust", (Goal(0.06),)),
     Row("fork", "fork of a bus with a page of {large}", (Goal(10),)),
+    Row(
+        "checkpoint",
+        "checkpoint of {large}, durable",
+        (Goal(1, "write + fsync"),),
+    ),
+    Row(
+        "commit-beside",
+        "the slowest of a hundred commits beside such a checkpoint, Python",
+        (Goal(2, "without a checkpoint"),),
+    ),
+    Row("open-first", "first element after opening {large} for reading, Python", (Goal(500),)),
+    Row("recovery", "recovery from {large} of log without a checkpoint"),
+    Row("old-memory", "open an old epoch in memory and read a page, Python", (Goal(5),)),
+    Row("old-few", "the same from disk, {few} commits behind", (Goal(500),)),
+    Row("old-many", "the same, {many} commits behind", (Goal(500),)),
+    Row("version", "a new version of 4 KiB, Python", (Goal(1),)),
+    Row("disk", "disk used by {many} commits of 64 bytes", unit="MiB"),
     Row("large-write", "8 bytes into a page of {large} with a held view", (Goal(5),)),
     Row("large-bytes", "memory that such a write takes", (Goal(64),), unit="KiB"),
     Row("digest", "digest after one change in {large}", (Goal(20),)),
@@ -72,7 +89,7 @@ HEADS = ("what", "floor", "peers", "MMSB", "/ floor", "/ best peer", "goal", "me
 WORDS = {True: "yes", False: "**no**"}
 
 
-def cells(figures: list[Figure], pages: str, large: str) -> list[tuple[str, ...]]:
+def cells(figures: list[Figure], sizes: dict[str, str]) -> list[tuple[str, ...]]:
     """The cells of each row that was measured."""
     lines: list[tuple[str, ...]] = []
     for row in ROWS:
@@ -85,7 +102,7 @@ def cells(figures: list[Figure], pages: str, large: str) -> list[tuple[str, ...]
         peers = {f.name: f.median for f in seen if f.role == "peer"}
         lines.append(
             (
-                row.title.format(pages=pages, large=large),
+                row.title.format(**sizes),
                 "; ".join(f"{name} {amount(value, row.unit)}" for name, value in floors.items()),
                 "; ".join(f"{name} {amount(value, row.unit)}" for name, value in peers.items()),
                 amount(ours[0], row.unit),

@@ -44,7 +44,7 @@ from ._delta import Delta
 from ._history import Change, Commit, Difference
 from ._open import create, open
 from ._page import Page
-from ._reports import Cost, Recovery, Report, Salvage
+from ._reports import Cost, PruneReport, Recovery, Report, Salvage
 from ._salvage import recover, verify
 from ._snapshot import PageDescription, Snapshot
 from ._transaction import Transaction
@@ -94,6 +94,7 @@ __all__ = [
     "Cost",
     "Recovery",
     "Report",
+    "PruneReport",
     "Salvage",
     "Divergence",
     "MMSBError",

@@ -388,31 +388,58 @@ class Bus(Timeline, Mapping[str, Page]):
         about = how(source, meta, durability)
         return self._core.write_many(pages, starts, np.ascontiguousarray(data), *about)[0]
 
-    def fork(self, epoch: EpochLike | None = None) -> Bus:
-        """Make an independent bus in memory that begins with an epoch and shares its memory.
+    def fork(
+        self, epoch: EpochLike | None = None, *, path: str | os.PathLike[str] | None = None
+    ) -> Bus:
+        """Make an independent bus that begins with an epoch, in memory or in a directory.
+
+        Without `path` it shares the memory of this bus and costs microseconds. With `path` it is a
+        new store: its first file is a checkpoint of the epoch, its log begins behind it, and it
+        knows which store and epoch it comes from. It has the tags that there were, and the next id.
+        Older epochs are this bus' alone.
 
         Parameters
         ----------
         epoch : int, str, Commit or Snapshot, optional
-            The epoch; the newest one unless given. Older epochs are this bus' alone.
+            The epoch; the newest one unless given.
+        path : str or path-like, optional
+            A directory that is not there or empty, outside of the store.
 
         Returns
         -------
         Bus
-            It has handles of its own, as in ``fork["pos"]``; those of this bus raise there.
+            It has handles of its own, as in ``fork["pos"]``; those of this bus raise there. One in
+            a directory is open as with ``mode="r+"``, with the durability of this bus ("disk" if
+            this one is in memory).
+
+        Raises
+        ------
+        EpochNotFoundError
+            There is no such epoch, or it was let go.
+        BusExistsError
+            There is a bus at `path`.
+        ArgumentError
+            `path` holds other files or lies in the store.
+        StorageError
+            The store could not be written; nothing that opens is left of it.
 
         Examples
         --------
-        >>> import mmsb
+        >>> import mmsb, tempfile
         >>> bus = mmsb.Bus()
         >>> x = bus.create_page("x", data=[1])
         >>> what_if = bus.fork()
         >>> what_if["x"] = 5
         >>> x[0], what_if["x"][0], what_if.epoch
         (np.int64(1), np.int64(5), 2)
+        >>> with tempfile.TemporaryDirectory() as d, bus.fork(1, path=d + "/b.mmsb") as branch:
+        ...     print(branch.epoch, branch["x"].read(), branch.digest() == bus.digest(1))
+        1 [1] True
         """
         _logging.follow()
-        return Bus._of(self._core.fork(self._state(epoch)))
+        if path is None:
+            return Bus._of(self._core.fork(self._state(epoch)))
+        return Bus._of(self._core.fork_to(self._state(epoch), _resolve.path_text(path)))
 
     def checkpoint(self) -> int:
         """Write a checkpoint of the newest epoch, so that the bus opens faster.

@@ -69,6 +69,8 @@ class Core:
         durability: str | None = None,
         max_memory: int | None = None,
         clock: Callable[[], int] | None = None,
+        checkpoint_every: int | None = None,
+        compress: bool = False,
         seed: int | None = None,
         segment_bytes: int | None = None,
     ) -> Core: ...
@@ -81,6 +83,8 @@ class Core:
         max_memory: int | None = None,
         clock: Callable[[], int] | None = None,
         progress: Callable[[int, int], None] | None = None,
+        checkpoint_every: int | None = None,
+        compress: bool = False,
         segment_bytes: int | None = None,
     ) -> Core: ...
     # Epoch, checkpoint's epoch, records, torn bytes, files in quarantine, seconds.
@@ -146,6 +150,17 @@ class Core:
         durability: str | None = None,
     ) -> tuple[int, bool]: ...
     def fork(self, at: Snap) -> Core: ...
+    def fork_to(self, at: Snap, path: str) -> Core: ...
+    def check_epoch(self, epoch: int) -> None: ...
+    # Files and their sizes, bytes, checkpoints made, ranges of epochs, the oldest epoch.
+    def prune(
+        self,
+        log_since: int | None = None,
+        checkpoints: int | None = None,
+        every: int | None = None,
+        dry_run: bool = False,
+    ) -> tuple[list[tuple[str, int]], int, list[int], list[tuple[int, int]], int]: ...
+    def retain(self, epochs: int | None = None, nanoseconds: int | None = None) -> None: ...
     # Members of the metadata stand as in the canonical text: '"step":7'.
     def log(
         self,

@@ -17,6 +17,8 @@ def create(
     durability: Literal["memory", "os", "disk"] | None = None,
     max_memory: SupportsIndex | None = None,
     clock: Clock | None = None,
+    checkpoint_every: SupportsIndex | None = None,
+    compression: Literal["lz4"] | None = None,
 ) -> Bus:
     """Create a bus in a directory and become its host.
 
@@ -30,6 +32,12 @@ def create(
         simulation loop use ``os`` and ``bus.sync()`` every N steps.
     max_memory, clock
         As for :class:`Bus`.
+    checkpoint_every : int, optional
+        Make a checkpoint after so many epochs, beside the commits. Without it one is made after
+        256 MiB of log, or half the bytes of all pages if that is more. An opening reads one
+        checkpoint and the log behind it, so this bounds how long it takes.
+    compression : {"lz4"}, optional
+        Compress the blocks of checkpoints where that makes them shorter.
 
     Returns
     -------
@@ -54,9 +62,15 @@ def create(
     """
     about = how(None, None, durability)
     limit = _resolve.positive(max_memory, "max_memory")
+    every, compress = _checkpoints(checkpoint_every, compression)
     with _logging.warnings():
         core = _core.Core.create(
-            _resolve.path_text(path), about.durability, limit, check_clock(clock)
+            _resolve.path_text(path),
+            about.durability,
+            limit,
+            check_clock(clock),
+            checkpoint_every=every,
+            compress=compress,
         )
     return Bus._of(core)
 
@@ -68,6 +82,8 @@ def open(
     durability: Literal["memory", "os", "disk"] | None = None,
     max_memory: SupportsIndex | None = None,
     clock: Clock | None = None,
+    checkpoint_every: SupportsIndex | None = None,
+    compression: Literal["lz4"] | None = None,
     progress: Progress | None = None,
 ) -> Bus:
     """Open a bus in a directory.
@@ -84,6 +100,8 @@ def open(
         Other than the stored one.
     max_memory, clock
         As for :class:`Bus`.
+    checkpoint_every, compression
+        As for :func:`create`; they are not stored.
     progress : callable, optional
         Called now and then with the bytes read and the bytes in all.
 
@@ -112,8 +130,22 @@ def open(
         raise ArgumentError(f"mode must be 'r', 'r+' or 'a', not {mode!r}")
     about = how(None, None, durability)
     limit = _resolve.positive(max_memory, "max_memory")
+    every, compress = _checkpoints(checkpoint_every, compression)
     with _logging.warnings():
         core = _core.Core.open(
-            _resolve.path_text(path), mode, about.durability, limit, check_clock(clock), progress
+            _resolve.path_text(path),
+            mode,
+            about.durability,
+            limit,
+            check_clock(clock),
+            progress,
+            checkpoint_every=every,
+            compress=compress,
         )
     return Bus._of(core)
+
+
+def _checkpoints(every: SupportsIndex | None, compression: str | None) -> tuple[int | None, bool]:
+    if compression not in (None, "lz4"):
+        raise ArgumentError(f"compression must be None or 'lz4', not {compression!r}")
+    return _resolve.count(every, "checkpoint_every", 1), compression is not None

@@ -1,4 +1,4 @@
-"""What opening and verifying a bus tell."""
+"""What opening, verifying and pruning a bus tell."""
 
 from __future__ import annotations
 
@@ -105,6 +105,41 @@ class Report:
     def ok(self) -> bool:
         """Whether there is no problem."""
         return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What :meth:`Bus.prune` let go, or would.
+
+    Attributes
+    ----------
+    files : tuple of (pathlib.Path, int)
+        The files that went, and their bytes.
+    bytes : int
+        Their bytes in all.
+    checkpoints : tuple of int
+        Epochs of the checkpoints that were made first.
+    epochs : tuple of (int, int)
+        Epochs that can no longer be opened, as ranges (start, stop) without stop.
+    oldest : int
+        The oldest epoch that opens.
+
+    Examples
+    --------
+    >>> import mmsb, tempfile
+    >>> with tempfile.TemporaryDirectory() as d, mmsb.create(d + "/sim.mmsb") as bus:
+    ...     x = bus.create_page("x", data=[1])
+    ...     x[0] = 2
+    ...     report = bus.prune(log_since=2, dry_run=True)
+    >>> report.checkpoints, report.epochs, report.oldest
+    ((2,), ((0, 2),), 2)
+    """
+
+    files: tuple[tuple[Path, int], ...]
+    bytes: int
+    checkpoints: tuple[int, ...]
+    epochs: tuple[tuple[int, int], ...]
+    oldest: int
 
 
 @dataclass(frozen=True, slots=True)

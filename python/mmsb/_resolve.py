@@ -56,12 +56,28 @@ def number(value: Any, what: str) -> int:
 
 def positive(value: SupportsIndex | None, what: str) -> int | None:
     """Return an optional number of bytes."""
+    return count(value, what, 1)
+
+
+def count(value: SupportsIndex | None, what: str, least: int) -> int | None:
+    """Return an optional number of things."""
     if value is None:
         return None
     result = number(value, what)
-    if not 0 < result < _U64:
-        raise ArgumentError(f"{what} must be between 1 and 2**64 - 1, not {result}")
+    if not least <= result < _U64:
+        raise ArgumentError(f"{what} must be between {least} and 2**64 - 1, not {result}")
     return result
+
+
+def span(seconds: Any, what: str) -> int | None:
+    """Return an optional span of time."""
+    if seconds is None:
+        return None
+    if not isinstance(seconds, (int, float, np.integer, np.floating)) or isinstance(seconds, bool):
+        raise ArgumentTypeError(f"{what} must be a number, not {type(seconds).__name__}")
+    if not 0 <= seconds < _U64 / _SECOND:  # NaN too
+        raise ArgumentError(f"{what} must be between 0 and {_U64 // _SECOND}, not {seconds}")
+    return int(seconds * _SECOND)
 
 
 def path_text(path: str | os.PathLike[str]) -> str:

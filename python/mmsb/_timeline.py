@@ -1,15 +1,16 @@
-"""The half of a bus that looks back: epochs, tags, the log and what differs."""
+"""The half of a bus that looks back: epochs, tags, the log, what differs and what is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, SupportsIndex
 
 from . import _core, _history, _logging, _resolve
 from ._core import Core, Snap
 from ._metadata import check_name, how
 from ._page import commit
-from ._reports import Cost
+from ._reports import Cost, PruneReport
 from ._resolve import EpochLike, Moment, PageLike, TimeLike
 from ._snapshot import Snapshot
 from .errors import ArgumentError
@@ -53,7 +54,7 @@ class Timeline:
         Raises
         ------
         EpochNotFoundError
-            There is no such epoch.
+            There is no such epoch, or it was let go by :meth:`Bus.prune`.
 
         Examples
         --------
@@ -214,6 +215,8 @@ class Timeline:
         ------
         TagExistsError
             The name is taken.
+        EpochNotFoundError
+            There is no such epoch, or it was let go.
 
         Examples
         --------
@@ -227,6 +230,8 @@ class Timeline:
         """
         about = how(source, meta, durability)
         number = self._core.epoch if epoch is None else _resolve.epoch_number(self._core, epoch)
+        if number < self._core.epoch:
+            self._core.check_epoch(number)
         batch = _core.Batch()
         batch.tag(check_name(name, "tag name"), number, bool(move))
         return commit(self._core, batch, about)
@@ -340,6 +345,126 @@ class Timeline:
         (6, 2)
         """
         return Cost(*self._core.cost(_resolve.epoch_number(self._core, epoch)))
+
+    def prune(
+        self,
+        *,
+        log_since: EpochLike | None = None,
+        checkpoints: SupportsIndex | None = None,
+        every: SupportsIndex | None = None,
+        dry_run: bool = False,
+    ) -> PruneReport:
+        """Let go of old history, so that the store takes less disk. Nothing else ever does.
+
+        The log from `log_since` on stays, so every epoch from there on opens. It is cut at whole
+        files: it begins with the newest sound checkpoint that is not after `log_since`, or with one
+        that is made of that epoch. Of the epochs before, those stay that have a checkpoint which is
+        kept: all tagged ones, for which checkpoints are made first, and those that `checkpoints`
+        and `every` name. All others raise :class:`EpochNotFoundError` from then on.
+
+        Every byte of the checkpoint that the log is to begin with is read and checked before
+        anything goes. A crash at any moment leaves a store that opens. Open snapshots and arrays
+        stay as they are. Without any of the first three parameters nothing is let go; what an
+        interrupted call left is removed.
+
+        Parameters
+        ----------
+        log_since : int, str, Commit or Snapshot, optional
+            The first epoch of which all must stay; the log stays as it is unless given.
+        checkpoints : int, optional
+            Keep so many of the checkpoints before the log, the newest; tagged ones do not count.
+        every : int, optional
+            Of these checkpoints keep for each multiple of this number the newest that is not after
+            it.
+        dry_run : bool, optional
+            Tell what would go, and change nothing.
+
+        Returns
+        -------
+        PruneReport
+            What went.
+
+        Raises
+        ------
+        EpochNotFoundError
+            `log_since` is beyond the newest epoch.
+        ArgumentError
+            A number is out of range, the bus is in memory, or a backup of it is being made.
+        ReadOnlyError
+            The bus was opened with mode "r".
+        CorruptionError
+            What is to stay is damaged; nothing went.
+        StorageError
+            A file could not be written, synced or removed. Nothing went that is to stay.
+
+        Examples
+        --------
+        >>> import mmsb, tempfile
+        >>> with tempfile.TemporaryDirectory() as d, mmsb.create(d + "/sim.mmsb") as bus:
+        ...     x = bus.create_page("x", data=[0])
+        ...     for step in range(1, 10):
+        ...         x[0] = step
+        ...     tagged = bus.tag("good", 4)
+        ...     report = bus.prune(log_since=8)
+        ...     print(report.checkpoints, report.epochs, report.oldest)
+        ...     print(bus.snapshot("good")["x"], bus.snapshot(8)["x"])
+        (4, 8) ((0, 4), (5, 8)) 4
+        [3] [7]
+        """
+        _logging.follow()
+        core = self._core
+        since = None if log_since is None else _resolve.epoch_number(core, log_since)
+        last = _resolve.count(checkpoints, "checkpoints", 0)
+        files, size, made, epochs, oldest = core.prune(
+            since, last, _resolve.count(every, "every", 1), bool(dry_run)
+        )
+        paths = tuple((Path(file), n) for file, n in files)
+        return PruneReport(paths, size, tuple(made), tuple(epochs), oldest)
+
+    def retain(self, *, epochs: SupportsIndex | None = None, seconds: float | None = None) -> None:
+        """Keep the last epochs in memory from now on, so that they open in microseconds.
+
+        Otherwise an old epoch is rebuilt from checkpoint and log when it is opened. Memory that
+        only old epochs hold counts against `max_memory` like all other; ``bus.stats()`` tells
+        how much that is and since which epoch (`retained_bytes`, `retained_since`).
+
+        A bus in a directory loses nothing by this. A bus in memory has its log in memory too, and
+        lets go of what lies before the epochs that it is to retain: those raise
+        :class:`EpochNotFoundError` from then on. Tagged epochs and open snapshots stay.
+
+        Without arguments no old epoch is held any more, and a bus in memory keeps its log from
+        then on.
+
+        Parameters
+        ----------
+        epochs : int, optional
+            So many of the last epochs, the newest among them.
+        seconds : float, optional
+            Those that were the newest at some moment of so many seconds before the newest commit,
+            by the times of the commits.
+
+        Raises
+        ------
+        ArgumentError
+            Both are given, or a number is out of range.
+        ReadOnlyError
+            The bus was opened with mode "r".
+
+        Examples
+        --------
+        >>> import mmsb
+        >>> bus = mmsb.Bus()
+        >>> bus.retain(epochs=100)
+        >>> x = bus.create_page("x", data=[0])
+        >>> for step in range(1, 1000):
+        ...     x[0] = step
+        >>> bus.snapshot(950)["x"], bus.stats()["retained_since"]
+        (array([949]), 901)
+        """
+        if epochs is not None and seconds is not None:
+            raise ArgumentError("give one of epochs and seconds")
+        last = _resolve.count(epochs, "epochs", 1)
+        self._core.retain(last, _resolve.span(seconds, "seconds"))
 
     def digest(self, epoch: EpochLike | None = None) -> str:
         """Return the digest of a state: equal digests mean equal state.

@@ -167,7 +167,7 @@ class BusLockedError(MMSBError):
 
 
 class EpochNotFoundError(MMSBError, KeyError):
-    """There is no such epoch."""
+    """There is no such epoch, or it was let go."""
 
     code = "epoch-not-found"
 

@@ -1,7 +1,8 @@
 //! A copy of a store, made while commits go on.
 //!
 //! Invariants: the copy shows one published epoch with all of its history, byte for byte; a slot says that it is durable
-//! when all of it is, and until then there is no store; a damaged log is not copied; of the source nothing is changed.
+//! when all of it is, and until then there is no store; a damaged log is not copied, nor is a damaged checkpoint that is
+//! history; of the source nothing is changed.
 
 #[cfg(test)]
 mod tests;
@@ -11,8 +12,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::arena::is_denied;
+use crate::checkpoint::Making;
 use crate::history::Store;
 use crate::log::{self, MetaSlots, Position, SegmentName, StoreMeta, birth};
+use crate::snapshot::Snapshot;
 use crate::vfs::{OpenKind, Vfs, VfsFile, read_full_at, write_all_at};
 use crate::{Code, Error, Result, checkpoint, trace};
 
@@ -20,26 +23,35 @@ use crate::{Code, Error, Result, checkpoint, trace};
 const PIECE: usize = 1 << 20;
 
 /// What of a store is copied: all up to the end of an epoch.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Upto {
     pub(crate) epoch: u64,
     pub(crate) end: Position,
     /// What the copy has as the durability of its bus, if not that of the source.
     pub(crate) durability: Option<u8>,
+    /// The states of a bus in memory from the time before its log, which no file has.
+    pub(crate) states: Vec<Snapshot>,
 }
 
 /// Copies a store into a directory that is empty or not there. `progress` is told bytes done and bytes in all.
 pub(crate) fn copy(
     store: &Store,
-    upto: Upto,
+    upto: &Upto,
     vfs: &dyn Vfs,
     to: &Path,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
     check_log(store, upto)?;
-    let mut names = log::list(&*store.vfs, &store.dir)?;
-    names.retain(|name| name.seq <= upto.end.seq);
     let meta = log::read_meta(&*store.vfs, &store.dir)?;
+    if upto.epoch < meta.base.epoch {
+        let what = format!(
+            "the log up to epoch {}, where this bus stays, was let go; open the store again",
+            upto.epoch
+        );
+        return Err(Error::new(Code::EpochNotFound, what));
+    }
+    let (mut names, _) = log::list_both(&*store.vfs, &store.dir, meta.base.seq)?;
+    names.retain(|name| name.seq <= upto.end.seq);
     let durability = upto.durability.unwrap_or(meta.durability);
     // Held until all is done: nobody makes or opens a store there.
     let _lock = birth::claim(vfs, to)?;
@@ -57,7 +69,7 @@ pub(crate) fn copy(
 }
 
 /// Every record up to the end must be sound.
-fn check_log(store: &Store, upto: Upto) -> Result<()> {
+fn check_log(store: &Store, upto: &Upto) -> Result<()> {
     let mut problem = None;
     let mut note = |error| _ = problem.get_or_insert(error);
     log::verify(&*store.vfs, &store.dir, Some(upto.end), &mut note, &mut |_, _| {})?;
@@ -88,7 +100,7 @@ impl Copying<'_> {
     fn fill(
         &mut self,
         store: &Store,
-        upto: Upto,
+        upto: &Upto,
         names: &[SegmentName],
         meta: StoreMeta,
         to: &Path,
@@ -99,6 +111,7 @@ impl Copying<'_> {
             return Err(Error::new(Code::OutOfSpace, what));
         }
         self.buf.resize(PIECE, 0);
+        let base = meta.base.epoch;
         let meta = StoreMeta { durable: Position::default(), durable_epoch: 0, ..meta };
         birth::set_mark(self.to, to)?;
         let slots = MetaSlots::create(self.to, to, meta)?;
@@ -118,10 +131,16 @@ impl Copying<'_> {
             self.file(&*from, len, &path, &mut |n| progress(done + n, total))?;
             done += len;
         }
-        for epoch in checkpoint::list(self.from, &store.dir)? {
-            if epoch <= upto.epoch {
-                self.checkpoint(store, epoch, to)?;
-            }
+        let known = checkpoint::list(self.from, &store.dir)?;
+        if !known.contains(&base) && upto.states.is_empty() {
+            store.needs(base, None)?;
+        }
+        for state in &upto.states {
+            checkpoint::write(self.to, to, store.uuid, state, Making::default())?;
+            checkpoint::install(self.to, to, state.epoch())?;
+        }
+        for epoch in known.into_iter().filter(|&epoch| epoch <= upto.epoch) {
+            self.checkpoint(store, epoch, base, to)?;
         }
         for dir in [log::log_dir(to), checkpoint::dir(to)] {
             self.to.sync_dir(&dir).map_err(|e| Error::storage(&dir, &e, "cannot sync"))?;
@@ -133,21 +152,22 @@ impl Copying<'_> {
         self.from.open(path, OpenKind::Read).map_err(|e| Error::storage(path, &e, "cannot read"))
     }
 
-    /// Copies a checkpoint that is sound and still there. Without it the log says the same.
-    fn checkpoint(&mut self, store: &Store, epoch: u64, to: &Path) -> Result<()> {
+    /// Copies a checkpoint that is sound and still there. Of an epoch behind the base the log says the same without it.
+    fn checkpoint(&mut self, store: &Store, epoch: u64, base: u64, to: &Path) -> Result<()> {
         let path = checkpoint::path(&store.dir, epoch);
+        let is_derived = base == 0 || epoch > base;
         let from = match self.from.open(&path, OpenKind::Read) {
             // It was let go.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if is_derived && e.kind() == io::ErrorKind::NotFound => return Ok(()),
             opened => opened.map_err(|e| Error::storage(&path, &e, "cannot read"))?,
         };
         match checkpoint::verify(self.from, &store.dir, epoch, store.uuid) {
             Ok((size, _)) => self.file(&*from, size, &checkpoint::path(to, epoch), &mut |_| {}),
-            Err(error) if error.code == Code::Corruption => {
+            Err(error) if is_derived && error.code == Code::Corruption => {
                 trace::checkpoint_damaged(&path, &error.message);
                 Ok(())
             }
-            Err(_) if !self.from.exists(&path).unwrap_or(true) => Ok(()),
+            Err(_) if is_derived && !self.from.exists(&path).unwrap_or(true) => Ok(()),
             Err(error) => Err(error),
         }
     }

@@ -4,17 +4,17 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
 
 use crate::backup::{self, Upto};
 use crate::core::Core;
 use crate::delta::Batch;
 use crate::history::{Cost, LogIter, Past, Store};
 use crate::index::Wanted;
-use crate::keeper::{self, Keeper};
+use crate::keeper::Keeper;
 use crate::log::{self, Log, Position};
-use crate::museum::{Defect, planted};
+use crate::maker::{self, Maker};
 use crate::open::{Mode, Options, Recovery, Report, absolute, durability_code};
+use crate::retain::Kept;
 use crate::sequence::{Build, Committed, Durability, How};
 use crate::snapshot::{Pin, Snapshot};
 use crate::sync::{Mutex, lock};
@@ -34,8 +34,12 @@ pub(crate) struct Inner {
     pub(crate) durability: Durability,
     pub(crate) recovery: Option<Recovery>,
     pub(crate) closed: AtomicBool,
-    /// Held while a checkpoint is made. A failed sync of their names is final: the next one could seem to succeed.
-    pub(crate) checkpointing: Mutex<Option<Error>>,
+    /// Held while a checkpoint is made.
+    pub(crate) checkpointing: Mutex<Maker>,
+    /// What a bus in memory keeps of the time before its log; held while an epoch is rebuilt from it.
+    pub(crate) kept: Mutex<Kept>,
+    /// How many copies are being made; held while files are removed that they may need.
+    pub(crate) backups: Mutex<u64>,
     pub(crate) keeper: Keeper,
     /// Where a reader stopped reading the log.
     pub(crate) read_end: Option<Position>,
@@ -57,6 +61,10 @@ impl fmt::Debug for Bus {
 impl Bus {
     pub(crate) fn from_inner(inner: Inner) -> Bus {
         Bus(Arc::new(inner))
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.0
     }
 
     /// The directory; none for a bus in memory.
@@ -125,7 +133,7 @@ impl Bus {
     }
 
     #[inline]
-    fn writable(&self) -> Result<&Arc<Core>> {
+    pub(crate) fn writable(&self) -> Result<&Arc<Core>> {
         let core = self.alive()?;
         if self.0.mode == Mode::Read {
             return Err(Error::new(
@@ -154,38 +162,29 @@ impl Bus {
         if newest.epoch() == epoch {
             return Ok(newest);
         }
+        check_reach(core, epoch, newest.epoch())?;
         drop(newest);
-        self.check_known(core, epoch)?;
+        if let Some(retained) = Snapshot::retained(core, epoch)? {
+            return Ok(retained);
+        }
         match self.0.in_memory {
-            true => self.0.past.whole(epoch, core.parent()),
+            true => self.0.remember(epoch),
             false => Snapshot::newest(&self.0.past.open(epoch)?.0),
         }
-    }
-
-    /// Refuses an epoch that this bus never had.
-    fn check_known(&self, core: &Core, epoch: u64) -> Result<()> {
-        let (newest, base) = (core.epoch(), core.base_epoch());
-        let what = if epoch > newest {
-            format!("there is no epoch {epoch}; the newest is {newest}")
-        } else if epoch < base {
-            format!("epoch {epoch} is older than this fork of epoch {base}; ask its parent")
-        } else {
-            return Ok(());
-        };
-        Err(Error::new(Code::EpochNotFound, what))
     }
 
     /// What it takes to read all of an epoch; nothing for one that is in memory.
     pub fn cost(&self, epoch: u64) -> Result<Cost> {
         let core = self.alive()?;
-        self.check_known(core, epoch)?;
-        if epoch == core.epoch() && core.lazy().is_none() || epoch == core.base_epoch() {
+        check_reach(core, epoch, core.epoch())?;
+        if epoch == core.epoch() && core.lazy().is_none() || epoch >= core.floor() {
             return Ok(Cost::default());
         }
+        if self.0.in_memory {
+            return self.0.cost_in_memory(epoch);
+        }
         let end = lock(&core.sequencer).log.as_ref().map(Log::end).or(self.0.read_end);
-        let mut cost = self.0.past.cost(epoch, end)?;
-        cost.records -= core.base_epoch().min(cost.records);
-        Ok(cost)
+        self.0.past.cost(epoch, None, end)
     }
 
     /// The newest bytes of a page.
@@ -219,11 +218,17 @@ impl Bus {
     ) -> Result<Committed> {
         let core = self.writable()?;
         let done = core.commit(batch, base, build, self.durability_for(how), how);
-        if !self.0.in_memory {
-            if self.0.keeper.is_due(core.log_bytes.load(Ordering::Relaxed)) {
-                self.checkpoint_in_background();
+        let has_rolled =
+            self.0.indexed.load(Ordering::Relaxed) < core.segment.load(Ordering::Relaxed);
+        if self.0.in_memory {
+            if has_rolled {
+                self.0.forget();
             }
-            if self.0.indexed.load(Ordering::Relaxed) < core.segment.load(Ordering::Relaxed) {
+        } else {
+            if self.0.keeper.is_due(core.log_bytes.load(Ordering::Relaxed), core.epoch()) {
+                maker::checkpoint_in_background(&self.0);
+            }
+            if has_rolled {
                 self.index_behind();
             }
         }
@@ -284,6 +289,17 @@ impl Bus {
         Bus::on_ram(core, &Options::default(), self.0.past.max_memory)
     }
 
+    /// Fails for an epoch that does not open.
+    pub fn check_epoch(&self, epoch: u64) -> Result<()> {
+        let core = self.alive()?;
+        check_reach(core, epoch, core.epoch())?;
+        match self.0.in_memory {
+            _ if epoch >= core.floor() => Ok(()),
+            true => self.0.check_remembered(epoch),
+            false => self.0.store.check_kept(epoch).map(drop),
+        }
+    }
+
     /// Commits of `since..=until`, clamped to what is there.
     pub fn log(&self, since: u64, until: u64, reverse: bool) -> Result<LogIter> {
         self.log_of(&Wanted::default(), since, until, reverse)
@@ -298,8 +314,11 @@ impl Bus {
         reverse: bool,
     ) -> Result<LogIter> {
         let core = self.alive()?;
-        let (since, until) = (since.max(core.base_epoch() + 1), until.min(core.epoch()));
-        LogIter::new(&self.0.past.indexes, wanted, since, until, reverse)
+        self.0.store.steady(|| {
+            let base = self.0.store.base()?.epoch.max(core.base_epoch());
+            let (since, until) = (since.max(base + 1), until.min(core.epoch()));
+            LogIter::new(&self.0.past.indexes, wanted, since, until, reverse)
+        })
     }
 
     /// The last epoch of this bus's log whose time is not after `time`.
@@ -335,24 +354,6 @@ impl Bus {
     pub fn checkpoint_unasked(&self) -> Result<u64> {
         self.writable()?;
         self.0.checkpoint(true)
-    }
-
-    fn checkpoint_in_background(&self) {
-        let inner = Arc::downgrade(&self.0);
-        let work = move || {
-            let Some(inner) = inner.upgrade() else { return };
-            // A failure is told by an event; the log has everything, so nothing is lost.
-            if let Err(error) = inner.checkpoint(true) {
-                trace::checkpoint_failed(&inner.store.dir, &error.message);
-            }
-            let (log, pages) = inner.core.log_and_page_bytes();
-            inner.keeper.done(log, pages);
-        };
-        let spawned = std::thread::Builder::new().name("mmsb-checkpoint".into()).spawn(work);
-        if spawned.is_err() {
-            let (log, pages) = self.0.core.log_and_page_bytes();
-            self.0.keeper.done(log, pages);
-        }
     }
 
     /// Gives the segments that were sealed their indexes, beside the commits where there is a real disk.
@@ -392,6 +393,8 @@ impl Bus {
         if !self.0.in_memory && to.starts_with(&store.dir) {
             return refuse(format!("{} lies in the store that is to be copied", to.display()));
         }
+        let _running = Running::begin(&self.0.backups);
+        let states = self.0.states_before_log();
         let (epoch, end) = {
             let seq = lock(&core.sequencer);
             let end = seq.log.as_ref().map(Log::end).or(self.0.read_end);
@@ -400,7 +403,7 @@ impl Bus {
         core.wait_published(epoch)?;
         // That of a bus in memory says nothing about one in a directory.
         let durability = self.0.in_memory.then(|| durability_code(Durability::Disk));
-        backup::copy(store, Upto { epoch, end, durability }, vfs, &to, progress)?;
+        backup::copy(store, &Upto { epoch, end, durability, states }, vfs, &to, progress)?;
         Ok(epoch)
     }
 
@@ -416,7 +419,12 @@ impl Bus {
         report.records = walked.records;
         report.bytes = walked.bytes;
         report.bytes += index::verify(store, &mut |e| problems.push(e))?;
-        for epoch in checkpoint::list(&*store.vfs, &store.dir)? {
+        let base = store.base()?.epoch;
+        let known = checkpoint::list(&*store.vfs, &store.dir)?;
+        if !known.contains(&base) && !self.0.in_memory {
+            report.problems.extend(store.needs(base, None).err());
+        }
+        for epoch in known {
             match checkpoint::verify(&*store.vfs, &store.dir, epoch, store.uuid) {
                 Ok((bytes, digest)) => {
                     report.bytes += bytes;
@@ -456,6 +464,8 @@ impl Bus {
             ("memory_bytes", alloc.used()),
             ("max_memory", alloc.limit()),
             ("old_version_bytes", seq.reclaim.held_bytes()),
+            ("retained_since", core.floor().min(core.epoch())),
+            ("retained_bytes", seq.reclaim.retained_bytes(core.floor())),
             ("log_bytes", log),
         ])
     }
@@ -466,55 +476,43 @@ impl Bus {
     }
 }
 
-impl Inner {
-    fn checkpoint(&self, automatic: bool) -> Result<u64> {
-        let began = Instant::now();
-        let (core, store) = (&self.core, &self.store);
-        let mut ended = lock(&self.checkpointing);
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Error::new(Code::Closed, "the bus is closed"));
-        }
-        if let Some(error) = &*ended {
-            return Err(error.clone());
-        }
-        let at = Snapshot::newest(core)?;
-        let (epoch, file) = (at.epoch(), checkpoint::path(&store.dir, at.epoch()));
-        if checkpoint::list(&*store.vfs, &store.dir)?.contains(&epoch) {
-            match checkpoint::verify(&*store.vfs, &store.dir, epoch, store.uuid) {
-                Err(error) if error.code == Code::Corruption => {
-                    trace::checkpoint_damaged(&file, &error.message);
-                }
-                done => return done.map(|_| epoch),
-            }
-        }
-        trace::checkpoint_begin(epoch);
-        let size = checkpoint::write(&*store.vfs, &store.dir, store.uuid, &at, automatic)?;
-        if !planted(Defect::CheckpointBeforeLog) {
-            core.wait_durable(epoch)?;
-        }
-        let digest = at.digest()?;
-        let names = checkpoint::install(&*store.vfs, &store.dir, epoch)?;
-        checkpoint::sync_names(&*names, &store.dir)
-            .inspect_err(|error| *ended = Some(error.clone()))?;
-        let mut seq = lock(&core.sequencer);
-        let marked = seq.log.as_mut().map_or(Ok(()), |log| log.append_mark(epoch, digest, size));
-        if let Err(error) = marked {
-            if seq.log.as_ref().is_some_and(|log| log.usable().is_err()) {
-                seq.fail(&error);
-            }
-            return Err(error);
-        }
-        drop(seq);
-        trace::checkpoint_done(&file, epoch, size, began.elapsed().as_secs_f64());
-        keeper::thin(store, &at.tags())?;
-        Ok(epoch)
-    }
+/// Fails for an epoch that this bus never had or will only have.
+fn check_reach(core: &Core, epoch: u64, newest: u64) -> Result<()> {
+    let what = if epoch > newest {
+        format!("there is no epoch {epoch}; the newest is {newest}")
+    } else if epoch < core.base_epoch() {
+        let forked = core.base_epoch();
+        format!("epoch {epoch} is older than this fork of epoch {forked}; ask its parent")
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(Code::EpochNotFound, what))
+}
 
+/// Counts a backup as long as it runs, also if whoever is told of its progress raises.
+struct Running<'a>(&'a Mutex<u64>);
+
+impl Running<'_> {
+    fn begin(count: &Mutex<u64>) -> Running<'_> {
+        *lock(count) += 1;
+        Running(count)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        *lock(self.0) -= 1;
+    }
+}
+
+impl Inner {
     fn close(&self) -> Result<()> {
         if self.core.is_foreign() || self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         self.past.close();
+        let _ = self.core.retain(None);
+        *lock(&self.kept) = Kept::default();
         let _checkpoint_ends_first = lock(&self.checkpointing);
         let newest = lock(&self.core.sequencer).newest.epoch;
         let published = self.core.wait_published(newest);

@@ -7,8 +7,11 @@
 mod header;
 mod load;
 mod read;
+mod runs;
 mod write;
 
+#[cfg(test)]
+mod base_tests;
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
@@ -18,8 +21,9 @@ mod write_tests;
 
 pub(crate) use load::{fill, load, place, put_page, put_tag};
 pub(crate) use read::{Item, Place, Reader, verify};
-pub(crate) use write::write;
+pub(crate) use write::{Making, write};
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -90,6 +94,40 @@ pub(crate) fn sync_names(names: &dyn VfsDir, store: &Path) -> Result<()> {
 /// Whether a checkpoint was made without being asked for. One that cannot be read is left alone.
 pub(crate) fn is_automatic(vfs: &dyn Vfs, store: &Path, epoch: u64) -> Result<bool> {
     Ok(whole_header(vfs, store, epoch)?.is_some_and(|head| header::is_automatic(&head)))
+}
+
+/// The newest epoch that a checkpoint of the store is of, whatever became of its pages: the log was durable up to there when
+/// it was named.
+pub(crate) fn promised(vfs: &dyn Vfs, store: &Path, of: [u8; 16]) -> Result<u64> {
+    for epoch in list(vfs, store)?.into_iter().rev() {
+        match whole_header(vfs, store, epoch) {
+            Ok(Some(head)) if header::uuid(&head) == of && header::epoch(&head) == epoch => {
+                return Ok(epoch);
+            }
+            // The host has thinned it meanwhile, and there is a newer one.
+            Err(error) if error.is_missing() => {}
+            head => _ = head?,
+        }
+    }
+    Ok(0)
+}
+
+/// The epoch of the checkpoint that another stands on, if its header is whole and tells of one.
+pub(crate) fn base(vfs: &dyn Vfs, store: &Path, epoch: u64) -> Result<Option<u64>> {
+    Ok(whole_header(vfs, store, epoch)?.and_then(|head| header::base(&head)))
+}
+
+/// The epochs of the checkpoints that some of these stand on.
+pub(crate) fn bases<'a>(
+    vfs: &dyn Vfs,
+    store: &Path,
+    epochs: impl Iterator<Item = &'a u64>,
+) -> Result<BTreeSet<u64>> {
+    let mut found = BTreeSet::new();
+    for &epoch in epochs {
+        found.extend(base(vfs, store, epoch)?);
+    }
+    Ok(found)
 }
 
 /// The store that a checkpoint says it is of, if its header is whole.

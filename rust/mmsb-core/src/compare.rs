@@ -69,7 +69,10 @@ fn replay(core: &Core, entry: &LogEntry) -> Result<()> {
 
 /// The first and the last epoch that both have.
 fn shared(a: &Bus, b: &Bus) -> Result<(u64, u64)> {
-    let first = a.core()?.base_epoch().max(b.core()?.base_epoch());
+    let mut first = 0;
+    for bus in [a, b] {
+        first = first.max(bus.core()?.base_epoch()).max(bus.store().base()?.epoch);
+    }
     let last = a.epoch().min(b.epoch());
     if first <= last {
         return Ok((first, last));
@@ -86,7 +89,10 @@ fn same(a: &Bus, b: &Bus, epoch: u64) -> Result<bool> {
 /// and the chain value in a segment's header stands for every byte before it.
 fn common(a: &Store, b: &Store) -> Result<u64> {
     let names = |store: &Store| log::list(&*store.vfs, &store.dir);
-    let (x, y) = (names(a)?, names(b)?);
+    let (mut x, mut y) = (names(a)?, names(b)?);
+    // One may have been pruned.
+    let first = x.first().max(y.first()).map_or(0, |name| name.seq);
+    [&mut x, &mut y].into_iter().for_each(|names| names.retain(|name| name.seq >= first));
     let alike = x.iter().zip(&y).take_while(|(x, y)| x == y).count();
     let header = |store: &Store, name: SegmentName| {
         let walk = log::open_segment(&*store.vfs, &store.dir, name, None).ok()?;

@@ -24,6 +24,7 @@ use crate::sequence::Sequencer;
 use crate::snapshot::Snapshot;
 use crate::sync::{AtomicU64, Mutex, lock};
 use crate::view::LargeViews;
+use crate::window::Window;
 use crate::{Result, catalog, fork, names, page, table};
 
 /// The engine of one bus.
@@ -43,6 +44,8 @@ pub(crate) struct Core {
     /// Number of the segment that it went into.
     pub(crate) segment: AtomicU64,
     pub(crate) views: LargeViews,
+    /// The epochs that stay in memory, if somebody asked for that; taken after the sequencer.
+    pub(crate) window: Mutex<Option<Window>>,
     /// Hashes by node, with the epoch that made it; private to the host.
     pub(crate) digests: Mutex<HashMap<u64, (u64, u128)>>,
     /// What a fork stands on: it shares the frames made up to this epoch.
@@ -92,6 +95,7 @@ impl Core {
             log_bytes: AtomicU64::new(0),
             segment: AtomicU64::new(0),
             views: LargeViews::default(),
+            window: Mutex::new(None),
             digests: Mutex::new(HashMap::new()),
             parent,
             lazy: OnceLock::new(),
@@ -168,8 +172,18 @@ impl Core {
     #[inline]
     pub(crate) fn publish(&self, root: &Root, dead: &mut Vec<Dead>, reclaim: &mut Reclaim) {
         assert_eq!(root.epoch, self.epoch() + 1, "epochs are published in order");
+        if reclaim.retains
+            && let Some(window) = &mut *lock(&self.window)
+        {
+            window.push(root);
+        }
         self.head.publish(root);
         reclaim.retire(dead);
+    }
+
+    /// Pieces that died after this epoch are held by the window.
+    pub(crate) fn floor(&self) -> u64 {
+        lock(&self.window).as_ref().map_or(u64::MAX, Window::floor)
     }
 
     /// Begins with a state that was loaded into an empty engine.

@@ -12,10 +12,10 @@ use crate::core::Core;
 use crate::delta::{Op, Ops};
 use crate::index::{Indexes, Query, Wanted};
 use crate::lazy::{self, Tails};
-use crate::log::{self, LogCursor, OwnedCommit, Position};
+use crate::log::{self, LogBase, LogCursor, OwnedCommit, Position};
 use crate::museum::{Defect, planted};
 use crate::snapshot::Snapshot;
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, MutexGuard, lock};
 use crate::vfs::Vfs;
 use crate::{Code, Error, Result, checkpoint, fork, trace};
 
@@ -25,6 +25,64 @@ pub(crate) struct Store {
     pub(crate) vfs: Arc<dyn Vfs>,
     pub(crate) dir: PathBuf,
     pub(crate) uuid: [u8; 16],
+}
+
+impl Store {
+    /// Where its log begins now; another process may prune it.
+    pub(crate) fn base(&self) -> Result<LogBase> {
+        log::base(&*self.vfs, &self.dir)
+    }
+
+    /// Fails for an epoch that was let go: it lies before the base and has no checkpoint of its own.
+    pub(crate) fn check_kept(&self, epoch: u64) -> Result<LogBase> {
+        let base = self.base()?;
+        if epoch >= base.epoch {
+            return Ok(base);
+        }
+        let known = checkpoint::list(&*self.vfs, &self.dir)?;
+        if known.contains(&epoch) {
+            return Ok(base);
+        }
+        let parent = log::read_meta(&*self.vfs, &self.dir)?.parent;
+        let what = match parent.map(|parent| parent.epoch).filter(|&forked| epoch < forked) {
+            Some(forked) => {
+                format!("epoch {epoch} is older than this fork of epoch {forked}; ask its parent")
+            }
+            None => {
+                let oldest = known.first().map_or(base.epoch, |&first| first.min(base.epoch));
+                format!("epoch {epoch} was let go; the oldest that opens is {oldest}")
+            }
+        };
+        Err(Error::new(Code::EpochNotFound, what))
+    }
+
+    /// Does it again where it failed while the base moved: what it needed may have been pruned.
+    pub(crate) fn steady<T>(&self, mut act: impl FnMut() -> Result<T>) -> Result<T> {
+        loop {
+            let base = self.base()?;
+            let done = act();
+            if done.is_ok() || self.base().is_ok_and(|now| now == base) {
+                return done;
+            }
+        }
+    }
+
+    /// No checkpoint from epoch `least` on was sound, the newest among them is `newest`. That is damage if the log does
+    /// not begin with the first epoch.
+    pub(crate) fn needs(&self, least: u64, newest: Option<u64>) -> Result<()> {
+        if least == 0 {
+            return Ok(());
+        }
+        let epoch = newest.unwrap_or(least);
+        let what = match newest {
+            Some(_) => "the checkpoint is damaged",
+            None => "the checkpoint is missing",
+        };
+        let what = format!(
+            "{what}, and the log before epoch {least} was let go: nothing else has its state"
+        );
+        Err(Error::corruption(&checkpoint::path(&self.dir, epoch), None, Some(epoch), what))
+    }
 }
 
 /// A commit of the log.
@@ -156,34 +214,52 @@ impl Past {
 
     /// An epoch, page by page. Returns an engine that shows it, and the epoch of the checkpoint that it begins with.
     pub(crate) fn open(self: &Arc<Past>, epoch: u64) -> Result<lazy::Opened> {
-        if let Some(opened) = lazy::open(self, epoch)? {
-            return Ok(opened);
-        }
-        let replay = Replay::begin(&self.store, &Base::Store, epoch, self.max_memory)?;
-        replay.to(&self.store, epoch)?;
-        Ok((replay.core, None))
+        self.store.steady(|| {
+            if let Some(opened) = lazy::open(self, epoch)? {
+                return Ok(opened);
+            }
+            let replay = Replay::begin(&self.store, &Base::Store, epoch, self.max_memory)?;
+            replay.to(&self.store, epoch)?;
+            Ok((replay.core, None))
+        })
     }
 
     /// An epoch with all pages, of a fork of `parent` or of a store.
     pub(crate) fn whole(&self, epoch: u64, parent: Option<&Snapshot>) -> Result<Snapshot> {
-        let mut cached = lock(&self.replay);
-        let replay = match cached.take() {
-            Some(replay) if replay.epoch() <= epoch => replay,
-            _ => {
-                let base = parent.map_or(Base::Store, Base::Fork);
-                Replay::begin(&self.store, &base, epoch, self.max_memory)?
-            }
-        };
-        let snapshot = replay.to(&self.store, epoch)?;
-        *cached = Some(replay);
-        Ok(snapshot)
+        self.store.steady(|| {
+            let mut cached = lock(&self.replay);
+            // A fork's history before its epoch is its parent's, which may prune it.
+            let least = match parent {
+                None => self.store.check_kept(epoch)?.epoch.min(epoch),
+                Some(at) => at.epoch(),
+            };
+            let replay = match cached.take() {
+                Some(replay) if (least..=epoch).contains(&replay.epoch()) => replay,
+                _ => {
+                    let base = parent.map_or(Base::Store, Base::Fork);
+                    Replay::begin(&self.store, &base, epoch, self.max_memory)?
+                }
+            };
+            let snapshot = replay.to(&self.store, epoch)?;
+            *cached = Some(replay);
+            Ok(snapshot)
+        })
     }
 
     /// What [`Past::whole`] would read; the log ends at `end`.
-    pub(crate) fn cost(&self, epoch: u64, end: Option<Position>) -> Result<Cost> {
+    pub(crate) fn cost(
+        &self,
+        epoch: u64,
+        base: Option<u64>,
+        end: Option<Position>,
+    ) -> Result<Cost> {
         let store = &self.store;
-        let checkpoint = lazy::newest_checkpoint(self, epoch)?;
-        let from = checkpoint.as_ref().map_or(0, |reader| reader.head.epoch);
+        let checkpoint = match base {
+            None => lazy::newest_checkpoint(self, epoch)?,
+            Some(_) => None,
+        };
+        let of_file = checkpoint.as_ref().map(|reader| reader.head.epoch);
+        let from = base.or(of_file).unwrap_or(0);
         let mut bytes = checkpoint.as_ref().map_or(0, |reader| reader.head.size());
         let names = log::list(&*store.vfs, &store.dir)?;
         for (n, &name) in names.iter().enumerate() {
@@ -200,23 +276,49 @@ impl Past {
                 }
             };
         }
-        Ok(Cost { checkpoint: checkpoint.map(|_| from), bytes, records: epoch - from })
+        Ok(Cost { checkpoint: of_file, bytes, records: epoch - from })
     }
 
     /// Lets go of what is kept for the next epoch.
     pub(crate) fn close(&self) {
-        *lock(&self.replay) = None;
+        drop(self.let_go());
+    }
+
+    /// The same, and no epoch is rebuilt as a whole until the guard goes.
+    pub(crate) fn let_go(&self) -> MutexGuard<'_, Option<Replay>> {
         lock(&self.tails).clear();
+        let mut replay = lock(&self.replay);
+        *replay = None;
+        replay
     }
 }
 
-/// The epochs of the checkpoints that an epoch may be made from, the newest first.
-pub(crate) fn usable(store: &Store, epoch: u64) -> Result<impl Iterator<Item = u64>> {
-    let known = checkpoint::list(&*store.vfs, &store.dir)?;
-    Ok(known
-        .into_iter()
-        .rev()
-        .filter(move |&at| at <= epoch || planted(Defect::ReplayFromLaterBase)))
+/// The checkpoints that an epoch may be made from.
+pub(crate) struct Usable {
+    /// Their epochs, the newest first.
+    pub(crate) epochs: Vec<u64>,
+    epoch: u64,
+    /// Nothing before this epoch leads to it.
+    least: u64,
+}
+
+/// What an epoch may be made from: the checkpoints between the base and it; only its own if it lies before the base.
+pub(crate) fn usable(store: &Store, epoch: u64) -> Result<Usable> {
+    let least = store.check_kept(epoch)?.epoch.min(epoch);
+    let mut epochs = checkpoint::list(&*store.vfs, &store.dir)?;
+    let is_past = |at: u64| at <= epoch || planted(Defect::ReplayFromLaterBase);
+    epochs.retain(|&at| at >= least && is_past(at));
+    epochs.reverse();
+    Ok(Usable { epochs, epoch, least })
+}
+
+impl Usable {
+    /// None of them was sound: that is damage, unless the log begins with the first epoch.
+    pub(crate) fn not_sound(&self, store: &Store) -> Result<()> {
+        // It may have been pruned meanwhile.
+        store.check_kept(self.epoch)?;
+        store.needs(self.least, self.epochs.first().copied())
+    }
 }
 
 /// What a replay begins with.
@@ -229,7 +331,7 @@ enum Base<'a> {
 
 /// An engine that has been brought to a past epoch. It goes forward for later ones; snapshots of it stay.
 #[derive(Debug)]
-struct Replay {
+pub(crate) struct Replay {
     core: Arc<Core>,
     /// The checkpoint that it began with, and the digest of its state.
     base: Option<(u64, u128)>,
@@ -242,7 +344,13 @@ impl Replay {
             Base::Fork(at) => (Core::fork(at)?, None),
             Base::Store => {
                 let fresh = || Core::new(BACKING, max_memory, false);
-                load_newest(store, usable(store, epoch)?, fresh()?, &fresh, &mut |_, _| {})?
+                let usable = usable(store, epoch)?;
+                let epochs = usable.epochs.iter().copied();
+                let loaded = load_newest(store, epochs, fresh()?, &fresh, &mut |_, _| {})?;
+                if loaded.1.is_none() {
+                    usable.not_sound(store)?;
+                }
+                loaded
             }
         };
         let digest = |at| Ok::<_, Error>((at, Snapshot::brief(&core).digest()?));

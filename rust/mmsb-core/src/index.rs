@@ -18,7 +18,7 @@ mod tests;
 
 pub(crate) use query::Query;
 pub(crate) use read::Index;
-pub(crate) use write::{Indexes, verify};
+pub(crate) use write::{Indexes, before, verify};
 
 use std::path::{Path, PathBuf};
 

@@ -1,12 +1,14 @@
 //! Automatic checkpoints: when one is due, and which of them stay.
 //!
-//! Checkpoints are not history: while the log is complete, any of them can go. The newest two automatic ones stay,
-//! and of the older ones one per doubling of the distance in epochs; explicit ones and those of tagged epochs stay.
+//! Checkpoints behind the base of the log are not history: the log says the same, any of them can go. The newest two
+//! automatic ones stay, and of the older ones one per doubling of the distance in epochs; explicit ones and those of
+//! tagged epochs stay. That of the base and those before it are history, and stay until they are pruned.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::history::Store;
+use crate::museum::{Defect, planted};
 use crate::{Error, Result, checkpoint};
 
 /// Log that a recovery may have to read before a checkpoint is worth its time.
@@ -15,35 +17,59 @@ const LEAST_LOG: u64 = 256 << 20;
 /// Decides when the next automatic checkpoint is due.
 #[derive(Debug)]
 pub(crate) struct Keeper {
-    /// Bytes of log at which one is due; the maximum while one is being made.
+    /// Bytes of log at which one is due, or the epoch; the maximum while one is being made.
     due_at: AtomicU64,
+    /// One is due after so many epochs, whatever they take.
+    every: Option<u64>,
 }
 
 impl Keeper {
-    pub(crate) fn new(log_bytes: u64, page_bytes: u64) -> Keeper {
-        Keeper { due_at: AtomicU64::new(next(log_bytes, page_bytes)) }
+    /// `checkpointed` is the epoch of the newest one.
+    pub(crate) fn new(
+        every: Option<u64>,
+        log_bytes: u64,
+        page_bytes: u64,
+        checkpointed: u64,
+    ) -> Keeper {
+        let keeper = Keeper { due_at: AtomicU64::new(0), every };
+        let next = keeper.next(log_bytes, page_bytes, checkpointed);
+        keeper.due_at.store(next, Ordering::Relaxed);
+        keeper
+    }
+
+    fn next(&self, log_bytes: u64, page_bytes: u64, epoch: u64) -> u64 {
+        match self.every {
+            Some(every) => epoch.saturating_add(every),
+            None => log_bytes.saturating_add(LEAST_LOG.max(page_bytes / 2)),
+        }
     }
 
     /// Whether the caller is to make a checkpoint now; then it calls `made` or `missed` afterwards.
     #[inline]
-    pub(crate) fn is_due(&self, log_bytes: u64) -> bool {
+    pub(crate) fn is_due(&self, log_bytes: u64, epoch: u64) -> bool {
         let due_at = self.due_at.load(Ordering::Relaxed);
-        log_bytes >= due_at
+        let now = if self.every.is_some() { epoch } else { log_bytes };
+        now >= due_at
             && self
                 .due_at
                 .compare_exchange(due_at, u64::MAX, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
     }
 
+    /// So much of the log was let go, which is nothing that a recovery would have read.
+    pub(crate) fn removed(&self, log_bytes: u64) {
+        let counts = self.every.is_none();
+        let less =
+            |due_at: u64| (counts && due_at != u64::MAX).then(|| due_at.saturating_sub(log_bytes));
+        let _ = self.due_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
     /// A checkpoint was made, or could not be: the next one is due after as much log again.
-    pub(crate) fn done(&self, log_bytes: u64, page_bytes: u64) {
-        let due_at = self.due_at.swap(next(log_bytes, page_bytes), Ordering::Relaxed);
+    pub(crate) fn done(&self, log_bytes: u64, page_bytes: u64, epoch: u64) {
+        let next = self.next(log_bytes, page_bytes, epoch);
+        let due_at = self.due_at.swap(next, Ordering::Relaxed);
         assert_eq!(due_at, u64::MAX, "only who was told that one is due is done with it");
     }
-}
-
-fn next(log_bytes: u64, page_bytes: u64) -> u64 {
-    log_bytes.saturating_add(LEAST_LOG.max(page_bytes / 2))
 }
 
 /// Which automatic checkpoints may go, of those at `epochs` (oldest first).
@@ -63,13 +89,20 @@ fn superfluous(epochs: &[u64]) -> Vec<u64> {
 /// Removes automatic checkpoints that the rule does not keep.
 pub(crate) fn thin(store: &Store, tagged: &[(String, u64)]) -> Result<()> {
     let mut automatic = Vec::new();
-    for epoch in checkpoint::list(&*store.vfs, &store.dir)? {
+    let base = store.base()?.epoch;
+    let known = checkpoint::list(&*store.vfs, &store.dir)?;
+    for &epoch in &known {
+        let is_history = epoch <= base && !planted(Defect::BaseThinned);
         let is_tagged = tagged.iter().any(|&(_, named)| named == epoch);
-        if !is_tagged && checkpoint::is_automatic(&*store.vfs, &store.dir, epoch)? {
+        if !is_history && !is_tagged && checkpoint::is_automatic(&*store.vfs, &store.dir, epoch)? {
             automatic.push(epoch);
         }
     }
-    for epoch in superfluous(&automatic) {
+    let gone = superfluous(&automatic);
+    let stay = known.iter().filter(|epoch| !gone.contains(epoch));
+    let needed = checkpoint::bases(&*store.vfs, &store.dir, stay)?;
+    let is_needed = |epoch: &u64| needed.contains(epoch) && !planted(Defect::GroundThinned);
+    for epoch in gone.into_iter().filter(|epoch| !is_needed(epoch)) {
         assert!(tagged.iter().all(|&(_, named)| named != epoch), "those of tags stay");
         let newest = &automatic[automatic.len().saturating_sub(2)..];
         assert!(!newest.contains(&epoch), "the newest two stay");
@@ -103,12 +136,24 @@ mod tests {
 
     #[test]
     fn one_caller_is_told_and_then_nobody_until_it_is_done() {
-        let keeper = Keeper::new(0, 0);
-        assert!(!keeper.is_due(LEAST_LOG - 1));
-        assert!(keeper.is_due(LEAST_LOG));
-        assert!(!keeper.is_due(u64::MAX - 1));
-        keeper.done(LEAST_LOG, 4 * LEAST_LOG);
-        assert!(!keeper.is_due(LEAST_LOG * 3 - 1));
-        assert!(keeper.is_due(LEAST_LOG * 3));
+        let keeper = Keeper::new(None, 0, 0, 9);
+        assert!(!keeper.is_due(LEAST_LOG - 1, 5));
+        assert!(keeper.is_due(LEAST_LOG, 5));
+        assert!(!keeper.is_due(u64::MAX - 1, 6));
+        keeper.done(LEAST_LOG, 4 * LEAST_LOG, 7);
+        assert!(!keeper.is_due(LEAST_LOG * 3 - 1, 7));
+        assert!(keeper.is_due(LEAST_LOG * 3, 7));
+    }
+
+    #[test]
+    fn every_so_many_epochs() {
+        let keeper = Keeper::new(Some(10), u64::MAX / 2, 1 << 40, 5);
+        assert!(!keeper.is_due(u64::MAX, 14));
+        assert!(keeper.is_due(0, 15));
+        keeper.removed(1 << 30);
+        assert!(!keeper.is_due(0, u64::MAX - 1));
+        keeper.done(0, 0, 18);
+        keeper.removed(1 << 30);
+        assert!(!keeper.is_due(u64::MAX, 27) && keeper.is_due(0, 28));
     }
 }

@@ -24,15 +24,17 @@ use self::catalogue::Catalogue;
 use self::page::Page;
 use self::parts::Part;
 pub(crate) use self::parts::Tails;
+use crate::catalog::Desc;
 use crate::checkpoint::{self, Place, Reader};
 use crate::core::Core;
+use crate::delta::NewPage;
 use crate::history::{BACKING, Past, usable};
 use crate::index::Index;
 use crate::log::{self, LogCursor, LogOptions, LogRecovery, OpenMode, Position, StoreMeta};
 use crate::museum::{Defect, planted};
 use crate::snapshot::Snapshot;
 use crate::sync::{Mutex, lock};
-use crate::table::Slot;
+use crate::table::{self, Slot};
 use crate::{Code, Result, trace};
 
 /// Where the bytes of an engine's pages come from.
@@ -137,16 +139,18 @@ pub(crate) fn newest(
     let checkpoint = newest_checkpoint(past, u64::MAX)?.map_or(0, |reader| reader.head.epoch);
     let (vfs, mode) = (Arc::clone(&store.vfs), OpenMode::Reader { durable_only });
     let from = checkpoint.max(behind);
-    let opts = LogOptions::default();
+    let promised = checkpoint::promised(&*store.vfs, &store.dir, store.uuid)?;
+    let opts = LogOptions { promised, ..LogOptions::default() };
     let (_, mut found) = log::open(vfs, &store.dir, opts, from, mode, &mut |_| Ok(()), progress)?;
     found.last_epoch = found.last_epoch.max(checkpoint);
     Ok(found)
 }
 
-/// The newest checkpoint up to an epoch whose header and index are sound.
+/// The newest checkpoint up to an epoch whose header and index are sound; none only where the log has every epoch.
 pub(crate) fn newest_checkpoint(past: &Past, epoch: u64) -> Result<Option<Reader>> {
     let store = &past.store;
-    for at in usable(store, epoch)? {
+    let usable = usable(store, epoch)?;
+    for &at in &usable.epochs {
         match Reader::open(&*store.vfs, &store.dir, at, store.uuid) {
             Ok(reader) => return Ok(Some(reader)),
             Err(error) if error.code == Code::Corruption => {
@@ -157,7 +161,7 @@ pub(crate) fn newest_checkpoint(past: &Past, epoch: u64) -> Result<Option<Reader
             Err(error) => return Err(error),
         }
     }
-    Ok(None)
+    usable.not_sound(store).map(|()| None)
 }
 
 /// When an epoch was committed.
@@ -173,14 +177,52 @@ fn time_of(past: &Past, epoch: u64) -> Result<u64> {
 }
 
 impl Lazy {
-    /// The epoch as a whole.
-    pub(crate) fn whole(&self) -> Result<&Snapshot> {
+    /// The epoch that `at` shows, as a whole.
+    pub(crate) fn whole(&self, at: &Snapshot) -> Result<&Snapshot> {
         if let Some(whole) = self.whole.get() {
             return Ok(whole);
         }
-        let whole = self.past.whole(self.epoch, None)?;
+        let whole = match self.past.whole(self.epoch, None) {
+            // It was let go since it was opened; the files that have its pages are held open.
+            Err(error) if error.code == Code::EpochNotFound => self.gather(at)?,
+            made => made?,
+        };
         assert_eq!(whole.epoch(), self.epoch, "another epoch is shown as a whole");
         Ok(self.whole.get_or_init(|| whole))
+    }
+
+    /// The epoch as a whole, page by page.
+    fn gather(&self, at: &Snapshot) -> Result<Snapshot> {
+        let whole = Core::new(BACKING, self.past.max_memory, false)?;
+        let (mem, root, mut slots) = (at.core().mem(), at.root(), Vec::new());
+        table::walk(mem, root.table, root.height, &mut |id, slot| slots.push((id, slot)));
+        checkpoint::fill(&whole, root.epoch, root.time, root.next_id, &mut |edit| {
+            for &(id, slot) in &slots {
+                let slot = self.show(at.core(), id, &slot, (0, slot.len))?;
+                let (data, first) = match slot.len {
+                    0 => (0, 0),
+                    len => checkpoint::place(edit, len, slot.epoch)?,
+                };
+                let to = edit.mem();
+                crate::page::parts(mem, &slot, 0, slot.len, &mut |from, bytes| {
+                    to.write(first + from, bytes)
+                });
+                let desc = Desc::at(mem, slot.desc);
+                let shape: Vec<u64> = desc.shape().collect();
+                let new = NewPage {
+                    name: Some(desc.name()).filter(|name| !name.is_empty()),
+                    dtype: desc.dtype(),
+                    itemsize: desc.itemsize(),
+                    shape: &shape,
+                    nbytes: slot.len,
+                    meta: desc.meta(),
+                    location: desc.location(),
+                };
+                checkpoint::put_page(edit, id, &new, data, (slot.epoch, desc.epoch()))?;
+            }
+            at.tags().iter().try_for_each(|(name, of)| checkpoint::put_tag(edit, name, *of))
+        })?;
+        Snapshot::newest(&whole)
     }
 
     /// The epoch as a whole, if somebody asked for it before.

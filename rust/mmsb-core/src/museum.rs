@@ -61,8 +61,16 @@ pub(crate) enum Defect {
     IndexForgetsPages,
     /// A copy that is being made is not told from a store.
     CopyNotMarked,
+    /// Old versions are freed although the window has an epoch that shows them.
+    WindowIgnored,
     /// An index is believed whatever became of its segment.
     IndexNotBound,
+    /// The checkpoint that the log begins with is thinned like any other.
+    BaseThinned,
+    /// A checkpoint is thinned though another stands on it.
+    GroundThinned,
+    /// Segments go before the slots say durably where the log begins.
+    PrunedBeforeBase,
 }
 
 /// Whether this defect is planted.

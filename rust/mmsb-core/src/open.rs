@@ -1,5 +1,8 @@
 //! How a bus comes to be: in memory, in a new directory, or out of one by recovery.
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,11 +10,14 @@ use std::time::Instant;
 
 use crate::arena::BLOCK;
 use crate::bus::{Bus, Inner};
+use crate::checkpoint::Making;
 use crate::core::Core;
 use crate::history::{BACKING, Past, Store};
 use crate::index::Indexes;
 use crate::keeper::Keeper;
-use crate::log::{self, Log, LogOptions, LogRecovery, OpenMode, Position};
+use crate::log::{self, Log, LogOptions, LogRecovery, OpenMode, Parent, Position};
+use crate::maker::Maker;
+use crate::retain::Kept;
 use crate::sequence::Durability;
 use crate::snapshot::Snapshot;
 use crate::sync::{Mutex, lock};
@@ -56,8 +62,11 @@ impl std::str::FromStr for Mode {
     }
 }
 
-/// A host takes files away, torn or thinned ones, that a reader has just seen in the directory: so often it looks again.
+/// A host takes files away, torn, thinned or pruned ones, that a reader has just seen in the directory: so often it looks again.
 const LOOKS: usize = 16;
+
+/// The log of a bus in memory is let go in pieces of so many bytes.
+const SEGMENT_IN_MEMORY: u64 = 1 << 20;
 
 /// Options of a bus.
 #[derive(Debug, Clone, Default)]
@@ -70,6 +79,10 @@ pub struct Options {
     pub seed: Option<u64>,
     /// The size that a log segment aims at; for tests.
     pub segment_bytes: Option<u64>,
+    /// A checkpoint is made after so many epochs, whatever they take; without it, after so many bytes of log.
+    pub checkpoint_every: Option<u64>,
+    /// Checkpoints are compressed.
+    pub compress: bool,
 }
 
 /// What opening a store found.
@@ -151,8 +164,11 @@ impl Bus {
     pub(crate) fn on_ram(core: Arc<Core>, options: &Options, max_memory: u64) -> Result<Bus> {
         let vfs: Arc<dyn Vfs> = Arc::new(RamVfs::new());
         let dir = PathBuf::from("/bus");
-        let opts =
-            LogOptions { base_epoch: core.epoch(), ..log_options(options, Durability::Memory) };
+        let opts = LogOptions {
+            base_epoch: core.epoch(),
+            segment_bytes: options.segment_bytes.unwrap_or(SEGMENT_IN_MEMORY),
+            ..log_options(options, Durability::Memory)
+        };
         let log = Log::create(Arc::clone(&vfs), &dir, opts)?;
         let store = Store { vfs, dir, uuid: log.meta().uuid };
         let mut seq = lock(&core.sequencer);
@@ -160,7 +176,8 @@ impl Bus {
         seq.log_in_memory = true;
         drop(seq);
         let past = Arc::new(Past::new(Arc::new(Indexes::new(store, false, 0)), max_memory));
-        Ok(Bus::assemble(core, past, Mode::ReadWrite, true, Durability::Memory, 0, None))
+        let made = Made { in_memory: true, durability: Durability::Memory, ..Made::new(options) };
+        Ok(Bus::assemble(core, past, made))
     }
 
     /// A new store in a directory.
@@ -182,7 +199,82 @@ impl Bus {
         trace::create(dir, durability.as_str());
         let indexes = Arc::new(Indexes::new(store, true, least));
         let past = Arc::new(Past::new(indexes, max_memory));
-        Ok(Bus::assemble(core, past, Mode::ReadWrite, false, durability, segment, None))
+        Ok(Bus::assemble(core, past, Made { durability, segment, ..Made::new(options) }))
+    }
+
+    /// A new store in a directory that is empty or not there, which begins with what a snapshot shows; its host.
+    pub fn fork_to(&self, at: &Snapshot, dir: &Path) -> Result<Bus> {
+        let inner = self.inner();
+        // The durability of a bus in memory says nothing about one in a directory.
+        let durability = if inner.in_memory { Durability::Disk } else { inner.durability };
+        let (durability, max_memory) = (Some(durability), Some(inner.past.max_memory));
+        let options = Options { durability, max_memory, ..Options::default() };
+        self.fork_to_on(Arc::new(OsVfs), at, dir, &options)
+    }
+
+    /// The same, behind a file system and with options of its own.
+    pub fn fork_to_on(
+        &self,
+        vfs: Arc<dyn Vfs>,
+        at: &Snapshot,
+        dir: &Path,
+        options: &Options,
+    ) -> Result<Bus> {
+        self.core()?;
+        let inner = self.inner();
+        let (dir, store) = (absolute(dir)?, &inner.store);
+        if !inner.in_memory && dir == store.dir {
+            let mut error = Error::new(
+                Code::BusExists,
+                format!("{} already holds this bus; fork it elsewhere", dir.display()),
+            );
+            error.detail.file = Some(dir);
+            return Err(error);
+        }
+        if !inner.in_memory && dir.starts_with(&store.dir) {
+            let what = format!("{} lies in the store that is to be forked", dir.display());
+            return Err(Error::new(Code::Argument, what));
+        }
+        Bus::branch(vfs, &dir, at, store.uuid, options)
+    }
+
+    /// A new store behind a file system that begins with what a snapshot of the store `parent` shows.
+    fn branch(
+        vfs: Arc<dyn Vfs>,
+        dir: &Path,
+        at: &Snapshot,
+        parent: [u8; 16],
+        options: &Options,
+    ) -> Result<Bus> {
+        let (max_memory, epoch) = (max_memory(options)?, at.epoch());
+        let durability = options.durability.unwrap_or(Durability::Disk);
+        let core = Core::new(BACKING, max_memory, true)?;
+        let time = (epoch > 0).then(|| at.time());
+        let opts = LogOptions { base_epoch: epoch, time, ..log_options(options, durability) };
+        // What is read back is what is shown, so all of it was checked before there is a store.
+        let mut fill = |uuid| {
+            if epoch == 0 {
+                return Ok(());
+            }
+            checkpoint::write(&*vfs, dir, uuid, at, Making::default())?;
+            let names = checkpoint::install(&*vfs, dir, epoch)?;
+            checkpoint::sync_names(&*names, dir)?;
+            checkpoint::load(&*vfs, dir, epoch, uuid, &core, &mut |_, _| {})
+        };
+        let parent = Parent { uuid: parent, epoch };
+        let log = Log::fork(Arc::clone(&vfs), dir, opts, parent, &mut fill)?;
+        assert_eq!(core.epoch(), epoch, "a fork begins with its parent's epoch");
+        core.durable.store(epoch, Ordering::Release);
+        let store = Store { vfs, dir: dir.to_path_buf(), uuid: log.meta().uuid };
+        let (segment, least) = log.segments();
+        lock(&core.sequencer).log = Some(log);
+        trace::fork(epoch);
+        trace::create(dir, durability.as_str());
+        let indexes = Arc::new(Indexes::new(store, true, least));
+        let past = Arc::new(Past::new(indexes, max_memory));
+        let checkpoint = Some(epoch);
+        let made = Made { durability, segment, checkpoint, ..Made::new(options) };
+        Ok(Bus::assemble(core, past, made))
     }
 
     /// Opens a store. `progress` is told bytes done and bytes in all.
@@ -204,8 +296,10 @@ impl Bus {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Bus> {
         for _ in 0..LOOKS {
+            let base = log::base(&*vfs, dir);
+            let moved = || log::base(&*vfs, dir).ok() != base.as_ref().ok().copied();
             match Bus::open_once(Arc::clone(&vfs), dir, mode, options, progress) {
-                Err(error) if mode == Mode::Read && error.is_missing() => {}
+                Err(error) if mode == Mode::Read && (error.is_missing() || moved()) => {}
                 opened => return opened,
             }
         }
@@ -236,12 +330,18 @@ impl Bus {
         let durability = options.durability.unwrap_or(durability_of(meta.durability));
         let store = Store { vfs, dir: dir.to_path_buf(), uuid: meta.uuid };
         let fresh = || Core::new(BACKING, max_memory, true);
+        let least = meta.base.epoch;
         let known = checkpoint::list(&*store.vfs, dir)?;
+        let usable = || known.iter().rev().copied().filter(|&at| at >= least);
         let (core, checkpoint_epoch) =
-            history::load_newest(&store, known.into_iter().rev(), fresh()?, &fresh, progress)?;
+            history::load_newest(&store, usable(), fresh()?, &fresh, progress)?;
+        if checkpoint_epoch.is_none() {
+            store.needs(least, usable().next())?;
+        }
         let from = checkpoint_epoch.unwrap_or(0);
         let digest = checkpoint_epoch.map(|_| Snapshot::brief(&core).digest()).transpose()?;
-        let opts = log_options(options, durability);
+        let promised = checkpoint::promised(&*store.vfs, dir, store.uuid)?;
+        let opts = LogOptions { promised, ..log_options(options, durability) };
         let (log, found) = log::open(
             Arc::clone(&store.vfs),
             dir,
@@ -261,7 +361,11 @@ impl Bus {
         lock(&core.sequencer).log = log;
         let indexes = Indexes::new(store, true, least);
         let opened = Opened { found, checkpoint_epoch, began, durability, mode: Mode::ReadWrite };
-        Ok(Bus::opened(core, Arc::new(Past::new(Arc::new(indexes), max_memory)), segment, opened))
+        let stands_on = checkpoint_epoch.map(|at| checkpoint::base(&*indexes.store.vfs, dir, at));
+        let checkpoint = stands_on.transpose()?.flatten().or(checkpoint_epoch);
+        let made = Made { segment, checkpoint, ..Made::new(options) };
+        let past = Arc::new(Past::new(Arc::new(indexes), max_memory));
+        Ok(Bus::opened(core, past, made, opened))
     }
 
     /// Reads where the log ends, and of the pages nothing yet.
@@ -285,10 +389,10 @@ impl Bus {
         let (core, checkpoint_epoch) = past.open(found.last_epoch)?;
         let durability = options.durability.unwrap_or(stored);
         let opened = Opened { found, checkpoint_epoch, began, durability, mode: Mode::Read };
-        Ok(Bus::opened(core, past, 0, opened))
+        Ok(Bus::opened(core, past, Made::new(options), opened))
     }
 
-    fn opened(core: Arc<Core>, past: Arc<Past>, segment: u64, opened: Opened) -> Bus {
+    fn opened(core: Arc<Core>, past: Arc<Past>, made: Made<'_>, opened: Opened) -> Bus {
         let Opened { found, checkpoint_epoch, began, durability, mode } = opened;
         let (dir, read_end) = (&past.store.dir, found.end);
         let recovery = Recovery {
@@ -308,20 +412,16 @@ impl Bus {
             recovery.seconds,
         );
         trace::open(dir, mode.as_str(), durability.as_str(), recovery.epoch);
-        Bus::assemble(core, past, mode, false, durability, segment, Some((recovery, read_end)))
+        let opened = Some((recovery, read_end));
+        Bus::assemble(core, past, Made { mode, durability, opened, ..made })
     }
 
-    fn assemble(
-        core: Arc<Core>,
-        past: Arc<Past>,
-        mode: Mode,
-        in_memory: bool,
-        durability: Durability,
-        segment: u64,
-        opened: Option<(Recovery, Position)>,
-    ) -> Bus {
+    fn assemble(core: Arc<Core>, past: Arc<Past>, made: Made<'_>) -> Bus {
+        let Made { mode, in_memory, durability, segment, opened, .. } = made;
         let read_end = opened.as_ref().filter(|_| mode == Mode::Read).map(|&(_, end)| end);
         let (log, pages) = core.log_and_page_bytes();
+        let checkpointed = made.checkpoint.unwrap_or(0);
+        let keeper = Keeper::new(made.options.checkpoint_every, log, pages, checkpointed);
         Bus::from_inner(Inner {
             core,
             store: past.store.clone(),
@@ -332,10 +432,40 @@ impl Bus {
             durability,
             recovery: opened.map(|(recovery, _)| recovery),
             closed: AtomicBool::new(false),
-            checkpointing: Mutex::new(None),
-            keeper: Keeper::new(log, pages),
+            checkpointing: Mutex::new(Maker::new(made.checkpoint, made.options.compress)),
+            kept: Mutex::new(Kept::default()),
+            backups: Mutex::new(0),
+            keeper,
             read_end,
         })
+    }
+}
+
+/// What makes one bus another than the next.
+struct Made<'a> {
+    options: &'a Options,
+    mode: Mode,
+    in_memory: bool,
+    durability: Durability,
+    /// The segment that its log begins to write.
+    segment: u64,
+    /// The checkpoint that the next one may stand on.
+    checkpoint: Option<u64>,
+    opened: Option<(Recovery, Position)>,
+}
+
+impl<'a> Made<'a> {
+    /// A new bus in a directory.
+    fn new(options: &'a Options) -> Made<'a> {
+        Made {
+            options,
+            mode: Mode::ReadWrite,
+            in_memory: false,
+            durability: Durability::Disk,
+            segment: 0,
+            checkpoint: None,
+            opened: None,
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Giving memory back: a piece that died is freed once no pin, view or forked child can reach it.
 //!
-//! A piece lives in `[born, died)`. It is held by a pin `p` with `born <= p < died`, and by views counted on its frame
-//! or on (page, epoch) with `born <= epoch < died`. A view pins, finds its frames, counts and only then unpins; so
-//! the slots are read first and the counts second. The other order would miss a view that unpins in between.
+//! A piece lives in `[born, died)`. It is held by a pin `p` with `born <= p < died`, by views counted on its frame
+//! or on (page, epoch) with `born <= epoch < died`, and by a window with a floor before `died`. A view pins, finds its
+//! frames, counts and only then unpins; so the slots are read first and the counts second. The other order would miss
+//! a view that unpins in between. The floor is read before both, because an epoch of the window can be pinned anew.
 //!
 //! Each piece that cannot go waits for the one obstacle that was found, so a pass costs what became free.
 
@@ -58,8 +59,13 @@ impl Size {
 /// What waits to be freed.
 #[derive(Debug, Default)]
 pub(crate) struct Reclaim {
+    /// Whether there is a window.
+    pub(crate) retains: bool,
     queue: VecDeque<Dead>,
     bytes: u64,
+    /// By the epoch that replaced them: what the window holds.
+    retained: BTreeMap<u64, Vec<Dead>>,
+    /// By a pin that shows them.
     held: BTreeMap<u64, Vec<Dead>>,
     viewed: Vec<Dead>,
     /// Pieces and bytes that views held when they were last looked at, and those that were replaced since then.
@@ -94,7 +100,8 @@ impl Reclaim {
     /// Everything that waits.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Dead> {
         let frozen = self.frozen.iter().map(|frozen| &frozen.dead);
-        self.queue.iter().chain(self.held.values().flatten()).chain(&self.viewed).chain(frozen)
+        let held = self.retained.values().chain(self.held.values()).flatten();
+        self.queue.iter().chain(held).chain(&self.viewed).chain(frozen)
     }
 
     /// Bytes that old versions hold.
@@ -102,6 +109,11 @@ impl Reclaim {
         let held = self.all().map(|dead| size_class(dead.len)).sum();
         assert!(self.bytes <= held, "less is held than waits");
         held
+    }
+
+    /// Bytes of them that a window with this floor holds.
+    pub(crate) fn retained_bytes(&self, floor: u64) -> u64 {
+        self.all().filter(|dead| dead.died > floor).map(|dead| size_class(dead.len)).sum()
     }
 
     /// A process is being forked: keep what it may see until the pipe's other end is closed.
@@ -113,14 +125,16 @@ impl Reclaim {
         self.forks += 1;
         self.pins.clear();
         core.collect_pins(&mut self.pins);
+        let floor = core.floor();
         for Frozen { dead, last, .. } in &mut self.frozen {
             let shown = |&pin: &u64| dead.born <= pin && pin < dead.died;
             // What is not held now can never be again, and this child has no way to it.
-            if self.pins.iter().any(shown) || is_viewed(core, dead) {
+            if dead.died > floor || self.pins.iter().any(shown) || is_viewed(core, dead) {
                 *last = number;
             }
         }
-        let held = std::mem::take(&mut self.held).into_values().flatten();
+        let retained = std::mem::take(&mut self.retained).into_values();
+        let held = retained.chain(std::mem::take(&mut self.held).into_values()).flatten();
         let waiting = self.queue.drain(..).chain(held).chain(self.viewed.drain(..));
         self.frozen.extend(waiting.map(|dead| Frozen { dead, first: number, last: number }));
         self.bytes = 0;
@@ -160,6 +174,7 @@ impl Reclaim {
     /// Frees what nothing reaches. `all` also looks again at what views held the last time.
     pub(crate) fn pass(&mut self, core: &Core, all: bool) {
         self.drop_gone_guards();
+        let floor = core.floor();
         fence(Ordering::SeqCst);
         self.pins.clear();
         core.collect_pins(&mut self.pins);
@@ -172,6 +187,12 @@ impl Reclaim {
         for pin in released {
             self.queue.extend(self.held.remove(&pin).unwrap_or_default());
         }
+        if let Some((&oldest, _)) = self.retained.first_key_value()
+            && oldest <= floor
+        {
+            let still = self.retained.split_off(&floor.saturating_add(1));
+            self.queue.extend(std::mem::replace(&mut self.retained, still).into_values().flatten());
+        }
         let look = all || self.is_look_due();
         if look {
             self.queue.extend(self.viewed.drain(..));
@@ -183,6 +204,10 @@ impl Reclaim {
             assert!(dead.born <= dead.died, "a piece was replaced before it was made");
             assert!(dead.died <= shown, "a piece is freed that the head still shows");
             if dead.born <= core.base_epoch() {
+                continue;
+            }
+            if dead.died > floor && !planted(Defect::WindowIgnored) {
+                self.retained.entry(dead.died).or_default().push(dead);
                 continue;
             }
             let next = pins.partition_point(|&pin| pin < dead.born);

@@ -1,7 +1,8 @@
 //! What is provably good of a damaged store, in a new one.
 //!
 //! Good is every epoch from the first commit on whose records are all sound and fit the states that they meet, up to the
-//! first hole; those are in the new store as they were. Behind a hole a sound checkpoint proves its own epoch, and the
+//! first hole; those are in the new store as they were. Where the log begins at a base, that is every epoch from its oldest
+//! sound checkpoint on, and those before it that have one of their own. Behind a hole a sound checkpoint proves its own epoch, and the
 //! records that follow it those after. They are told of, and the state of the newest can be made the last commit of the
 //! new store: that commit says which epoch it was.
 //!
@@ -15,12 +16,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::backup::Unfinished;
+use crate::checkpoint::Making;
 use crate::core::Core;
 use crate::delta::Batch;
 use crate::history::{BACKING, Store, at_record};
 use crate::log::salvage::{Runs, cut, follow, identity, names, reach, read, unknown};
-use crate::log::{self, HEADROOM, Log, LogOptions, LogRecovery, META, OpenMode, SOURCE};
-use crate::log::{birth, put_text};
+use crate::log::{self, HEADROOM, Log, LogBase, LogOptions, LogRecovery, META, OpenMode, SOURCE};
+use crate::log::{StoreMeta, birth, put_text};
 use crate::open::{Options, Report, absolute, durability_of, log_options, max_memory};
 use crate::snapshot::Snapshot;
 use crate::vfs::{OpenKind, OsVfs, ReadingVfs, Vfs, read_full_at};
@@ -94,23 +96,30 @@ pub fn recover_on(
     let max_memory = max_memory(options)?;
     damaged.read(progress)?;
     let upto = damaged.bound(wish.upto)?;
+    let head = damaged.start(upto, max_memory)?;
     birth::set_mark(&*vfs, to)?;
-    let meta = unknown(damaged.store.uuid);
-    let meta = log::StoreMeta { durability: damaged.durability, ..meta };
-    let opts = LogOptions {
-        time: damaged.found.time,
-        mapped: false,
-        ..log_options(options, durability_of(damaged.durability))
+    let (start, durability) = (head.epoch(), damaged.meta.durability);
+    let meta = StoreMeta {
+        durability,
+        base: LogBase { seq: 0, epoch: start },
+        parent: damaged.meta.parent,
+        ..unknown(damaged.store.uuid)
     };
-    let log = Log::begin(Arc::clone(&vfs), to, opts, lock, meta);
-    let mut log = log.inspect_err(|_| _ = birth::remove_copy(&*vfs, to))?;
+    let time = if start > 0 { Some(Snapshot::brief(&head).time()) } else { damaged.found.time };
+    let opts = LogOptions {
+        time,
+        mapped: false,
+        base_epoch: start,
+        ..log_options(options, durability_of(durability))
+    };
+    let mut fill = |_| damaged.keep(&head, &*vfs, to, max_memory);
+    let mut log = Log::begin(Arc::clone(&vfs), to, opts, lock, meta, &mut fill)?;
     let unfinished = Unfinished { vfs: &*vfs, to };
-    let head = Core::new(BACKING, max_memory, false)?;
     let mut out = Out { vfs: &*vfs, to, log: &mut log, buf: Vec::new() };
     damaged.history(&head, &mut out, upto, progress)?;
     let end = head.epoch();
     let late = if wish.newest { damaged.newest(end, upto, max_memory)? } else { None };
-    let mut told = damaged.tell(end, upto);
+    let mut told = damaged.tell((start, end), upto);
     if let Some(late) = late {
         out.state(&head, &late)?;
         (told.epoch, told.appended) = (end + 1, Some(late.epoch()));
@@ -154,13 +163,14 @@ pub fn verify_on(
 struct Damaged {
     reading: Arc<ReadingVfs>,
     store: Store,
-    durability: u8,
-    /// The last epoch that a slot says to be durable.
-    durable_epoch: u64,
+    /// What the newest sound slot says.
+    meta: StoreMeta,
     names: Vec<log::SegmentName>,
     found: Runs,
     /// Epochs of the checkpoints that are sound, and their digests.
     sound: Vec<(u64, u128)>,
+    /// Epochs before the base of which the checkpoint is damaged.
+    gone: Vec<u64>,
     torn_bytes: u64,
     /// Of the slots, of the log, and of checkpoints.
     problems: [Vec<Error>; 3],
@@ -173,7 +183,7 @@ impl Damaged {
         let vfs: Arc<dyn Vfs> = Arc::clone(&reading) as Arc<dyn Vfs>;
         refuse_hosted(&*vfs, dir)?;
         let [mut of_slots, mut of_log] = [Vec::new(), Vec::new()];
-        let names = names(&*vfs, dir, &mut |e| of_log.push(e))?;
+        let mut names = names(&*vfs, dir, &mut |e| of_log.push(e))?;
         if let Err(error) = log::read_meta(&*vfs, dir) {
             // Of a log that is gone there may be checkpoints.
             let is_none = error.code == Code::BusNotFound
@@ -187,14 +197,16 @@ impl Damaged {
             Some(meta) => meta,
             None => unknown(uuid_of_checkpoints(&*vfs, dir)?),
         };
+        // What is left of segments before the base means nothing.
+        names.retain(|name| name.seq >= meta.base.seq);
         Ok(Damaged {
             reading,
             store: Store { vfs, dir: dir.to_path_buf(), uuid: meta.uuid },
-            durability: meta.durability,
-            durable_epoch: meta.durable_epoch,
+            meta,
             names,
             found: Runs::default(),
             sound: Vec::new(),
+            gone: Vec::new(),
             torn_bytes: 0,
             problems: [of_slots, of_log, Vec::new()],
             work: 0,
@@ -203,7 +215,7 @@ impl Damaged {
 
     /// Checks log and checkpoints.
     fn read(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
-        let Store { vfs, dir, uuid } = &self.store;
+        let (Store { vfs, dir, uuid }, base) = (&self.store, self.meta.base);
         let log = log::log_dir(dir);
         for name in &self.names {
             let path = log.join(name.file());
@@ -215,8 +227,13 @@ impl Damaged {
         let [_, of_log, of_checkpoints] = &mut self.problems;
         let whole = of_log.is_empty();
         let on = &mut |e| of_log.push(e);
-        self.found = read(&**vfs, dir, *uuid, &self.names, on, &mut |n| progress(n, work))?;
-        for epoch in checkpoint::list(&**vfs, dir)? {
+        let names = (base.seq, &*self.names);
+        self.found = read(&**vfs, dir, *uuid, names, on, &mut |n| progress(n, work))?;
+        let known = checkpoint::list(&**vfs, dir)?;
+        if !known.contains(&base.epoch) {
+            of_checkpoints.extend(self.store.needs(base.epoch, None).err());
+        }
+        for epoch in known {
             let checked =
                 checkpoint::verify(&**vfs, dir, epoch, *uuid).and_then(|(size, digest)| {
                     let mut marks = self.found.marks.iter().filter(|mark| mark.epoch == epoch);
@@ -228,13 +245,16 @@ impl Damaged {
                     self.found.bytes = self.found.bytes.saturating_add(size);
                     self.sound.push((epoch, digest));
                 }
-                Err(error) if error.code == Code::Corruption => of_checkpoints.push(error),
+                Err(error) if error.code == Code::Corruption => {
+                    of_checkpoints.push(error);
+                    self.gone.extend((epoch < base.epoch).then_some(epoch));
+                }
                 Err(error) => return Err(error),
             }
         }
         let newest = self.sound.last().map_or(0, |&(epoch, _)| epoch);
         let missing = || {
-            let epoch = reach(&self.found.runs, 0) + 1;
+            let epoch = reach(&self.found.runs, base.epoch) + 1;
             let what = "commits before a checkpoint are missing";
             Error::corruption(&log, None, Some(epoch), what)
         };
@@ -248,7 +268,7 @@ impl Damaged {
             _ if !self.problems[1].is_empty() => {}
             // A cut that the log's own bytes do not show.
             Some(Err(error)) => self.problems[1].push(error),
-            _ if newest > reach(&self.found.runs, 0) => {
+            _ if newest > reach(&self.found.runs, base.epoch) => {
                 let error = missing();
                 self.problems[1].push(error);
             }
@@ -268,7 +288,7 @@ impl Damaged {
             Arc::clone(vfs),
             dir,
             LogOptions::default(),
-            0,
+            self.meta.base.epoch,
             OpenMode::Reader { durable_only: false },
             &mut |_| Ok(()),
             &mut |n, _| progress(third + n.min(third), self.work),
@@ -284,7 +304,7 @@ impl Damaged {
     fn known(&self) -> u64 {
         let runs = self.found.runs.iter().map(|run| run.last);
         let all = runs.chain(self.sound.iter().map(|&(epoch, _)| epoch));
-        all.fold(self.durable_epoch, u64::max)
+        all.fold(self.meta.durable_epoch.max(self.meta.base.epoch), u64::max)
     }
 
     fn bound(&self, upto: Option<u64>) -> Result<u64> {
@@ -300,6 +320,64 @@ impl Damaged {
         }
     }
 
+    /// What the history begins with: nothing, or with a base the oldest sound checkpoint from it on. Of what lies before
+    /// it the newest, if no later epoch is wished for.
+    fn start(&mut self, upto: u64, max_memory: u64) -> Result<Arc<Core>> {
+        let Store { vfs, dir, uuid } = &self.store;
+        let base = self.meta.base.epoch;
+        loop {
+            let core = Core::new(BACKING, max_memory, false)?;
+            if base == 0 {
+                return Ok(core);
+            }
+            let all = 0..self.sound.len();
+            let at = match upto >= base {
+                true => all.into_iter().find(|&at| (base..=upto).contains(&self.sound[at].0)),
+                false => all.rev().find(|&at| self.sound[at].0 <= upto),
+            };
+            let Some(at) = at else {
+                self.store.check_kept(upto)?;
+                let what = format!(
+                    "the log before epoch {base} was let go, and no checkpoint from there to epoch {upto} is sound: \
+                     nothing of it can be proven"
+                );
+                return Err(Error::corruption(&checkpoint::dir(dir), None, Some(base), what));
+            };
+            let epoch = self.sound[at].0;
+            match checkpoint::load(&**vfs, dir, epoch, *uuid, &core, &mut |_, _| {}) {
+                Err(error) if error.code == Code::Corruption => {
+                    self.problems[2].push(error);
+                    self.sound.remove(at);
+                }
+                done => return done.map(|()| core),
+            }
+        }
+    }
+
+    /// Writes what the log of the new store begins with, and the checkpoints before that.
+    fn keep(&self, head: &Arc<Core>, vfs: &dyn Vfs, to: &Path, max_memory: u64) -> Result<()> {
+        let Store { vfs: from, dir, uuid } = &self.store;
+        let start = head.epoch();
+        if self.meta.base.epoch == 0 {
+            return Ok(());
+        }
+        for &(epoch, _) in self.sound.iter().filter(|&&(epoch, _)| epoch <= start) {
+            let core = match epoch == start {
+                true => Arc::clone(head),
+                false => Core::new(BACKING, max_memory, false)?,
+            };
+            if epoch < start {
+                checkpoint::load(&**from, dir, epoch, *uuid, &core, &mut |_, _| {})?;
+            }
+            let automatic = checkpoint::is_automatic(&**from, dir, epoch)?;
+            let making = Making { automatic, ..Making::default() };
+            checkpoint::write(vfs, to, *uuid, &Snapshot::newest(&core)?, making)?;
+            let names = checkpoint::install(vfs, to, epoch)?;
+            checkpoint::sync_names(&*names, to)?;
+        }
+        Ok(())
+    }
+
     /// Writes the history up to the first hole.
     fn history(
         &mut self,
@@ -310,7 +388,8 @@ impl Damaged {
     ) -> Result<()> {
         let Store { vfs, dir, .. } = &self.store;
         let runs = &self.found.runs;
-        let end = reach(runs, 0).min(upto).max(1);
+        let start = head.epoch();
+        let all = reach(runs, start).min(upto).saturating_sub(start).max(1);
         let (work, third, mut since) = (self.work, self.work / 3, 0);
         let (sound, of_checkpoints) = (&mut self.sound, &mut self.problems[2]);
         let mut check = |head: &Arc<Core>, out: &mut Out<'_>| -> Result<()> {
@@ -326,8 +405,10 @@ impl Damaged {
             of_checkpoints.push(Error::corruption(&file, Some(136), Some(epoch), what));
             Ok(())
         };
-        check(head, out)?;
-        let done = follow(&**vfs, dir, runs, 0, upto, &mut |commit| {
+        if self.meta.base.epoch == 0 {
+            check(head, out)?;
+        }
+        let done = follow(&**vfs, dir, runs, start, upto, &mut |commit| {
             head.replay(commit.epoch, commit.time, commit.ops)
                 .map_err(|e| at_record(e, &commit))?;
             out.commit(&commit)?;
@@ -335,7 +416,7 @@ impl Damaged {
             since += commit.ops.len() as u64 + HEADROOM as u64;
             if since >= TELL {
                 since = 0;
-                let part = u128::from(third) * u128::from(commit.epoch) / u128::from(end);
+                let part = u128::from(third) * u128::from(commit.epoch - start) / u128::from(all);
                 progress(2 * third + part as u64, work);
             }
             Ok(())
@@ -348,9 +429,13 @@ impl Damaged {
         Ok(())
     }
 
-    /// What is whole behind `head`, and what is lost.
-    fn tell(&self, head: u64, upto: u64) -> Salvage {
+    /// What is whole behind the history from `start` to `head`, and what is lost.
+    fn tell(&self, (start, head): (u64, u64), upto: u64) -> Salvage {
         let (mut lost, mut later) = (Vec::new(), Vec::new());
+        lost.extend(self.gone.iter().filter(|&&epoch| epoch <= upto).map(|&at| (at, at + 1)));
+        if self.meta.base.epoch < start {
+            lost.push((self.meta.base.epoch, start));
+        }
         let mut next = head + 1;
         for &(epoch, _) in self.sound.iter().filter(|&&(epoch, _)| epoch <= upto) {
             if epoch < next {
@@ -365,7 +450,8 @@ impl Damaged {
                 _ => later.push((epoch, next)),
             }
         }
-        if next <= upto {
+        // What was let go was not lost.
+        if next <= upto && upto >= self.meta.base.epoch {
             lost.push((next, upto + 1));
         }
         Salvage {
@@ -451,7 +537,8 @@ impl Out<'_> {
     fn checkpoint(&mut self, head: &Arc<Core>, automatic: bool) -> Result<()> {
         let at = Snapshot::newest(head)?;
         let uuid = self.log.meta().uuid;
-        let size = checkpoint::write(self.vfs, self.to, uuid, &at, automatic)?;
+        let making = Making { automatic, ..Making::default() };
+        let size = checkpoint::write(self.vfs, self.to, uuid, &at, making)?;
         // In the order of every checkpoint: the log is durable up to it first.
         let point = self.log.sync_point();
         point.sync()?;

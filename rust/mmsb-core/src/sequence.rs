@@ -25,8 +25,9 @@ use crate::log::Log;
 use crate::museum::{Defect, planted};
 use crate::reclaim::Reclaim;
 use crate::root::Root;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Pin, Snapshot};
 use crate::sync::lock;
+use crate::window::{Retention, Window};
 use crate::{Code, Error, Result, page, trace};
 
 /// When a commit is acknowledged.
@@ -288,7 +289,8 @@ impl Core {
         if seq.reclaim.is_due() {
             seq.reclaim.pass(self, false);
         }
-        let charge = if seq.log_in_memory { seq.log.as_ref().map_or(0, Log::bytes) } else { 0 };
+        let log = seq.log.as_ref().filter(|_| seq.log_in_memory).map_or(0, Log::bytes);
+        let charge = log + if seq.reclaim.retains { self.make_room(seq)? } else { 0 };
         let mut retried = false;
         loop {
             let seq = &mut *seq;
@@ -329,6 +331,33 @@ impl Core {
         }
     }
 
+    /// Makes room in the window for the next epoch. Returns the bytes that it takes.
+    #[cold]
+    fn make_room(&self, seq: &Sequencer) -> Result<u64> {
+        let mut window = lock(&self.window);
+        let Some(window) = window.as_mut() else { return Ok(0) };
+        window.reserve(seq.pending.len() + 1)?;
+        Ok(window.bytes())
+    }
+
+    /// Keeps the last epochs in memory from now on, or no old epoch any more.
+    pub(crate) fn retain(&self, retention: Option<Retention>) -> Result<()> {
+        let mut seq = lock(&self.sequencer);
+        let mut window = lock(&self.window);
+        match (&mut *window, retention) {
+            (Some(window), Some(retention)) => window.set(retention),
+            (window, Some(retention)) => {
+                // Under the lock nothing is published: the head is the newest published epoch.
+                *window = Some(Window::new(retention, &Pin::brief(self).root));
+            }
+            (window, None) => *window = None,
+        }
+        seq.reclaim.retains = window.is_some();
+        drop(window);
+        seq.reclaim.pass(self, false);
+        Ok(())
+    }
+
     /// Tells who holds old versions, for whoever ran out of memory.
     fn naming_holders(&self, seq: &Sequencer, mut error: Error) -> Error {
         let mut pins = Vec::new();
@@ -342,6 +371,13 @@ impl Core {
             seq.reclaim.held_bytes(),
             pins.len(),
         ));
+        let floor = self.floor();
+        if floor < seq.newest.epoch {
+            error.message.push_str(&format!(
+                "; bus.retain holds {} bytes of the epochs from {floor} on",
+                seq.reclaim.retained_bytes(floor)
+            ));
+        }
         error
     }
 

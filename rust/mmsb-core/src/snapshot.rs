@@ -8,8 +8,10 @@ use crate::catalog::{self, Desc, PageInfo};
 use crate::core::Core;
 use crate::diff::diff_ranges_at;
 use crate::root::Root;
+use crate::sync::lock;
 use crate::table::{self, Slot};
 use crate::view::View;
+use crate::window::Window;
 use crate::{Code, Result, apply, page};
 
 /// A pinned epoch; the pin goes with the value.
@@ -93,6 +95,28 @@ impl Snapshot {
         Snapshot::keep(core, Pin::brief(core))
     }
 
+    /// An epoch of the window.
+    pub(crate) fn retained(core: &Arc<Core>, epoch: u64) -> Result<Option<Snapshot>> {
+        Snapshot::in_window(core, |window| window.get(epoch))
+    }
+
+    /// The first epoch of the window.
+    pub(crate) fn oldest_retained(core: &Arc<Core>) -> Result<Option<Snapshot>> {
+        Snapshot::in_window(core, Window::oldest)
+    }
+
+    /// Pins under the lock: until it is given up the window's floor does not go past that epoch.
+    fn in_window(
+        core: &Arc<Core>,
+        find: impl FnOnce(&Window) -> Option<&Root>,
+    ) -> Result<Option<Snapshot>> {
+        let window = lock(&core.window);
+        let Some(&root) = window.as_ref().and_then(find) else { return Ok(None) };
+        let slot = core.pins.claim()?;
+        core.pins.pin_at(slot, root.epoch);
+        Ok(Some(Snapshot(Arc::new(Pinned { core: Arc::clone(core), slot, root }))))
+    }
+
     fn keep(core: &Arc<Core>, pin: Pin<'_>) -> Snapshot {
         let (slot, root) = pin.into_slot();
         Snapshot(Arc::new(Pinned { core: Arc::clone(core), slot, root }))
@@ -151,7 +175,7 @@ impl Snapshot {
     /// The same epoch with the bytes of all pages.
     pub(crate) fn whole(&self) -> Result<Snapshot> {
         match self.0.core.lazy() {
-            Some(lazy) => Ok(lazy.whole()?.clone()),
+            Some(lazy) => Ok(lazy.whole(self)?.clone()),
             None => Ok(self.clone()),
         }
     }
@@ -174,7 +198,7 @@ impl Snapshot {
             None => match lazy.show(&self.0.core, page, &slot, (start, stop)) {
                 Ok(slot) => return Ok((&self.0.core, slot)),
                 // What is damaged may not be needed: an older checkpoint and the log behind it say the same.
-                Err(error) if error.code == Code::Corruption => lazy.whole()?,
+                Err(error) if error.code == Code::Corruption => lazy.whole(self)?,
                 Err(error) => return Err(error),
             },
         };

@@ -104,6 +104,10 @@ events! {
         index_failed(file: &Path, error: &str);
     INFO "mmsb.backup.done" "a copy of the store was made"
         backup_done(path: &Path, epoch: u64);
+    WARN "mmsb.retain.failed" "what a bus in memory no longer retains could not be let go"
+        forget_failed(error: &str);
+    INFO "mmsb.prune" "history that was not to be kept was let go"
+        prune(path: &Path, oldest: u64, files: u64, bytes: u64);
     INFO "mmsb.salvage.done" "what is good of a damaged store was written into a new one"
         salvage_done(path: &Path, epoch: u64, problems: u64);
     ERROR "mmsb.verify.problem" "verify found damage"

@@ -8,7 +8,7 @@ use crate::args::Args;
 use crate::crash::{
     Law, SETUPS, Seen, Setup, Workload, check, dir, random, some_life, state_numbers, workload,
 };
-use crate::model::{Act, Driver, Ledger, State, alphabet, check_snapshot, of_storage};
+use crate::model::{Act, Driver, Ledger, Opens, State, alphabet, check_snapshot, of_storage};
 use crate::report::Row;
 use crate::rng::{Rng, mix};
 use crate::sim::{Disk, Fault, Plan, SimVfs, order};
@@ -182,6 +182,8 @@ impl Faulted {
             act,
             Act::Backup
                 | Act::Recover
+                | Act::ForkTo { .. }
+                | Act::Prune { .. }
                 | Act::Sync
                 | Act::Reopen
                 | Act::Checkpoint
@@ -199,7 +201,8 @@ impl Faulted {
     /// What a kill and a power loss leave now; says how many images that were.
     fn images(&self, setup: &Setup, seed: u64, seen: &Seen) -> u64 {
         let disk = self.sim.disk();
-        let nothing = Ledger { told: 0, durable: 0, submitted: None };
+        let opens = Opens::default();
+        let nothing = Ledger { told: 0, durable: 0, submitted: None, opens };
         let empty = || vec![Arc::new(State { next_id: 1, ..State::default() })];
         let driver = self.driver.as_ref();
         let history = Arc::new(driver.map_or_else(empty, |driver| driver.history.clone()));

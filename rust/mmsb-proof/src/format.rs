@@ -9,8 +9,11 @@ use twox_hash::{XxHash3_64, XxHash3_128};
 pub const HEADER: usize = 4096;
 /// Bytes of a record's header.
 pub const RECORD: usize = 32;
-/// Bytes of a meta slot that carry meaning.
+/// Bytes of a meta slot that every one has.
 const SLOT: usize = 128;
+/// Whether a base and a parent follow, and where their sum is.
+const ORIGIN: usize = 89;
+const ORIGIN_SUM: usize = 168;
 /// Kinds of records.
 pub const COMMIT: u8 = 1;
 /// A checkpoint mark.
@@ -165,13 +168,12 @@ pub fn parts(path: &Path, bytes: &[u8]) -> Vec<Part> {
             let mut all = vec![part(0, HEADER, epoch)];
             let mut fields = &bytes[index..];
             for _ in 0..word(bytes, 80) {
-                let (at, nbytes) = page_entry(&mut fields);
-                let end = all.last().map_or(0, |part: &Part| part.end);
-                if nbytes > 0 && at > end {
-                    all.push(part(end, at, epoch));
-                }
-                for from in (at..at + nbytes).step_by(16384) {
-                    all.push(part(from, (from + 16384).min(at + nbytes), epoch));
+                for (at, len) in page_entry(&mut fields) {
+                    let end = all.last().map_or(0, |part: &Part| part.end);
+                    if at > end {
+                        all.push(part(end, at, epoch));
+                    }
+                    all.push(part(at, at + len, epoch));
                 }
             }
             let end = all.last().map_or(0, |part| part.end);
@@ -190,8 +192,8 @@ pub fn parts(path: &Path, bytes: &[u8]) -> Vec<Part> {
     }
 }
 
-/// Takes the entry of a page off an index; where its bytes are and how many.
-fn page_entry(fields: &mut &[u8]) -> (usize, usize) {
+/// Takes the entry of a page off an index; where the blocks are that the file has itself, and how long they are there.
+fn page_entry(fields: &mut &[u8]) -> Vec<(usize, usize)> {
     fn skip(fields: &mut &[u8], n: usize) {
         *fields = &fields[n..];
     }
@@ -211,15 +213,50 @@ fn page_entry(fields: &mut &[u8]) -> (usize, usize) {
     skip(fields, 1);
     take_varint(fields);
     take_varint(fields);
-    let at = take_varint(fields) as usize;
-    skip(fields, 16 * nbytes.div_ceil(16384));
-    (at, nbytes)
+    let mut at = take_varint(fields) as usize;
+    let count = nbytes.div_ceil(16384);
+    skip(fields, 16 * count);
+    let len = |number: usize| (nbytes - number * 16384).min(16384);
+    if at > 0 {
+        return (0..count).map(|number| (at + number * 16384, len(number))).collect();
+    }
+    let (mut own, mut number) = (Vec::new(), 0);
+    while number < count {
+        let head = take_varint(fields) as usize;
+        at = if head & 3 > 0 { take_varint(fields) as usize } else { 0 };
+        for number in number..number + (head >> 3) {
+            let stored = match head & 3 {
+                0 => 0,
+                1 => len(number),
+                _ => {
+                    let len = take_varint(fields) as usize;
+                    skip(fields, 8);
+                    len
+                }
+            };
+            if head & 7 == 1 || head & 7 == 2 {
+                own.push((at, stored));
+            }
+            at += stored;
+        }
+        number += head >> 3;
+    }
+    own
 }
 
 /// The position that a meta slot says to be durable, if the slot is whole.
 pub fn slot_position(slot: &[u8]) -> Option<(u64, u64)> {
     let whole = slot.len() == HEADER && h64(&slot[..SLOT - 8]) == word(slot, SLOT - 8);
     whole.then(|| (word(slot, 64), word(slot, 72)))
+}
+
+/// What a whole meta slot says of where the log begins: its generation, the first segment, and the epoch before.
+pub fn slot_base(slot: &[u8]) -> Option<(u64, u64, u64)> {
+    slot_position(slot)?;
+    let has_base = slot[ORIGIN] == 1;
+    let whole = !has_base || h64(&slot[..ORIGIN_SUM]) == word(slot, ORIGIN_SUM);
+    // Without one they are zero.
+    whole.then(|| (word(slot, 56), word(slot, 128), word(slot, 136)))
 }
 
 /// What the header of a segment says besides its checksum.
@@ -315,6 +352,10 @@ pub fn slot(uuid: u64, generation: u64, durable: (u64, u64), epoch: u64) -> Vec<
 fn seal_slot(bytes: &mut [u8]) {
     let sum = h64(&bytes[..SLOT - 8]);
     set_word(bytes, SLOT - 8, sum);
+    if bytes[ORIGIN] == 1 {
+        let sum = h64(&bytes[..ORIGIN_SUM]);
+        set_word(bytes, ORIGIN_SUM, sum);
+    }
 }
 
 /// Makes all checksums of a file right, whatever it says; what its lengths do not lead to stays as it is.

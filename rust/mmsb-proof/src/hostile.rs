@@ -325,6 +325,8 @@ pub fn operations(data: &[u8]) {
         max_memory: Some(16 << 20),
         seed: Some(7),
         segment_bytes,
+        compress: durability == Durability::Os,
+        ..Options::default()
     };
     let plan = Plan {
         at: 1 + input.word(2) % 400,
@@ -375,7 +377,7 @@ fn act(input: &mut Input<'_>) -> Act {
     };
     let (a, b) = (input.byte(), input.byte());
     let name = (a < 6).then_some(a);
-    match kind % 23 {
+    match kind % 26 {
         0..4 => Act::Create { name, len: len(input), fill: b },
         4 => Act::Delete { page: a },
         5 => Act::Rename { page: b, name },
@@ -399,6 +401,12 @@ fn act(input: &mut Input<'_>) -> Act {
         19 => Act::Sync,
         20 => Act::Backup,
         21 => Act::Recover,
+        22 => Act::ForkTo { back: a, byte: b },
+        23 => {
+            let some = |bit: u8, value: u8| (b & bit == 0).then_some(value);
+            Act::Prune { since: some(1, a), checkpoints: some(2, b % 4), every: some(4, a % 12) }
+        }
+        24 => Act::Retain { rule: a },
         _ => Act::Reopen,
     }
 }

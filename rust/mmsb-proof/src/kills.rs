@@ -37,6 +37,8 @@ fn options(durability: Durability) -> Options {
         max_memory: Some(64 << 20),
         seed: None,
         segment_bytes: Some(1 << 20),
+        compress: durability == Durability::Os,
+        ..Options::default()
     }
 }
 

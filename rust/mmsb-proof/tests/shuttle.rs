@@ -30,6 +30,7 @@ fn options() -> Options {
         max_memory: Some(2 << 20),
         seed: Some(7),
         segment_bytes: Some(4096 + 300),
+        ..Options::default()
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mmsb_core::{Batch as CoreBatch, Bus, Code, Committed, Durability, Error, How, Wanted};
-use mmsb_core::{NewPage, Options, Result, Snapshot};
+use mmsb_core::{Keep, NewPage, Options, PruneReport, Result, Retention, Snapshot};
 use numpy::{PyArrayDescrMethods as _, PyUntypedArray, PyUntypedArrayMethods as _};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -106,6 +106,7 @@ fn options(
         max_memory: args::opt_u64(max_memory, "max_memory")?,
         seed: args::opt_u64(seed, "seed")?,
         segment_bytes: args::opt_u64(segment_bytes, "segment_bytes")?,
+        ..Options::default()
     })
 }
 
@@ -124,23 +125,27 @@ impl Core {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (path, durability=None, max_memory=None, clock=None, seed=None, segment_bytes=None))]
+    #[pyo3(signature = (path, durability=None, max_memory=None, clock=None, checkpoint_every=None, compress=false, seed=None, segment_bytes=None))]
+    #[expect(clippy::too_many_arguments, reason = "the call's keywords")]
     fn create(
         py: Python<'_>,
         path: PathBuf,
         durability: Option<&str>,
         max_memory: Option<&Bound<'_, PyAny>>,
         clock: Option<Py<PyAny>>,
+        checkpoint_every: Option<u64>,
+        compress: bool,
         seed: Option<&Bound<'_, PyAny>>,
         segment_bytes: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Core> {
         let options = options(py, durability, max_memory, seed, segment_bytes)?;
+        let options = Options { checkpoint_every, compress, ..options };
         let bus = enter::detached(py, || Bus::create(&path, &options))?;
         Ok(Core::new(bus, clock))
     }
 
     #[staticmethod]
-    #[pyo3(signature = (path, mode, durability=None, max_memory=None, clock=None, progress=None, segment_bytes=None))]
+    #[pyo3(signature = (path, mode, durability=None, max_memory=None, clock=None, progress=None, checkpoint_every=None, compress=false, segment_bytes=None))]
     #[expect(clippy::too_many_arguments, reason = "the call's keywords")]
     fn open(
         py: Python<'_>,
@@ -150,10 +155,13 @@ impl Core {
         max_memory: Option<&Bound<'_, PyAny>>,
         clock: Option<Py<PyAny>>,
         progress: Option<Py<PyAny>>,
+        checkpoint_every: Option<u64>,
+        compress: bool,
         segment_bytes: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Core> {
         let mode = args::mode_of(py, mode)?;
         let options = options(py, durability, max_memory, None, segment_bytes)?;
+        let options = Options { checkpoint_every, compress, ..options };
         let bus = enter::with_progress(py, progress.as_ref(), |report| {
             Bus::open(&path, mode, &options, report)
         })?;
@@ -405,6 +413,47 @@ impl Core {
     fn fork(&self, py: Python<'_>, at: &Snap) -> PyResult<Core> {
         let bus = enter::attached(py, || self.bus.fork(&at.get()?))?;
         Ok(Core::new(bus, self.clock(py)))
+    }
+
+    fn fork_to(&self, py: Python<'_>, at: &Snap, path: PathBuf) -> PyResult<Core> {
+        let at = enter::attached(py, || at.get())?;
+        let bus = enter::detached(py, || self.bus.fork_to(&at, &path))?;
+        Ok(Core::new(bus, self.clock(py)))
+    }
+
+    fn check_epoch(&self, py: Python<'_>, epoch: u64) -> PyResult<()> {
+        enter::detached(py, || self.bus.check_epoch(epoch))
+    }
+
+    #[expect(clippy::type_complexity, reason = "a tuple that Python names the parts of")]
+    #[pyo3(signature = (log_since=None, checkpoints=None, every=None, dry_run=false))]
+    fn prune(
+        &self,
+        py: Python<'_>,
+        log_since: Option<u64>,
+        checkpoints: Option<u64>,
+        every: Option<u64>,
+        dry_run: bool,
+    ) -> PyResult<(Vec<(Py<PyAny>, u64)>, u64, Vec<u64>, Vec<(u64, u64)>, u64)> {
+        let keep = Keep { log_since, checkpoints, every, dry_run };
+        let report = enter::detached(py, || self.bus.prune(&keep))?;
+        let PruneReport { files, bytes, checkpoints, let_go, oldest } = report;
+        let files = files
+            .into_iter()
+            .map(|(path, size)| Ok((path.as_os_str().into_pyobject(py)?.into_any().unbind(), size)))
+            .collect::<PyResult<_>>()?;
+        Ok((files, bytes, checkpoints, let_go, oldest))
+    }
+
+    #[pyo3(signature = (epochs=None, nanoseconds=None))]
+    fn retain(
+        &self,
+        py: Python<'_>,
+        epochs: Option<u64>,
+        nanoseconds: Option<u64>,
+    ) -> PyResult<()> {
+        let retention = epochs.map(Retention::Epochs).or(nanoseconds.map(Retention::Nanoseconds));
+        enter::detached(py, || self.bus.retain(retention))
     }
 
     #[pyo3(signature = (since, until, reverse, page=None, source=None, meta=None))]

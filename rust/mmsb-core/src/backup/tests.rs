@@ -15,6 +15,7 @@ fn options() -> Options {
         max_memory: Some(16 << 20),
         seed: Some(3),
         segment_bytes: Some(4096 + 8000),
+        ..Options::default()
     }
 }
 

@@ -83,7 +83,7 @@ fn headers_that_lie() {
     for major in [0, 2, 255] {
         assert_eq!(lie(&|head| head[16] = major).0, Code::FormatVersion);
     }
-    assert_eq!(lie(&|head| head[24] = 1).0, Code::FormatVersion);
+    assert_eq!(lie(&|head| head[24] = 3).0, Code::FormatVersion);
     assert_eq!(lie(&|head| head[31] = 0x80).0, Code::FormatVersion);
     let corrupt = |offset| (Code::Corruption, Some(offset));
     assert_eq!(lie(&|head| head[0] ^= 1), corrupt(0));
@@ -116,9 +116,23 @@ fn headers_that_lie() {
     let last = File { epoch: (1 << 63) - 1, ..file.clone() };
     let core = loaded(&only(last.epoch, &last.encode()), &last, &mut Vec::new()).unwrap();
     assert_eq!(core.epoch(), last.epoch);
-    for at in [152, 1000, 4087] {
+    for at in [168, 1000, 4087] {
         assert_eq!(lie(&|head| head[at] = 1), corrupt(96));
     }
+    // A base that is none: of this epoch or a later one, without an epoch, in a checkpoint without runs.
+    let base = |epoch, sum, has_runs| {
+        move |head: &mut Vec<u8>| {
+            head[24] = has_runs;
+            set(head, 152, epoch);
+            set(head, 160, sum);
+        }
+    };
+    for (epoch, sum, has_runs) in [(3, 5, 1), (u64::MAX, 5, 1), (0, 5, 1), (2, 5, 0)] {
+        assert_eq!(lie(&base(epoch, sum, has_runs)), corrupt(152));
+    }
+    // One that is not there.
+    assert_eq!(lie(&base(2, 5, 1)), corrupt(152));
+    assert_eq!(lie(&|head| head[24] = 0), corrupt(get(&file.encode(), 96)));
     let index_at = get(&file.encode(), 96);
     assert_eq!(lie(&|head| head[120] ^= 1), corrupt(index_at));
     assert_eq!(lie(&|head| head[135] ^= 1), corrupt(index_at));
@@ -266,8 +280,7 @@ fn gaps() {
     let mut back = two(5000);
     back.pages[1].at = Some(9000);
     let error = verified(&back, &back.encode()).unwrap_err();
-    assert!(error.message.contains("follow"), "{error}");
-    assert_eq!(error.detail.offset, Some(4096 + 5000));
+    assert_eq!(error.detail.offset, Some(get(&back.encode(), 96)));
     let mut dirty = two(4095).encode();
     dirty[8191] = 1;
     let error = verified(&file, &dirty).unwrap_err();

@@ -10,6 +10,8 @@ use crate::log::{FORMAT, array, check_version, checked, u64_at};
 
 pub(super) const HEADER: usize = 4096;
 const MAGIC: [u8; 16] = *b"\x89MMSB ckpt\r\n\x1a\n\0\xff";
+/// The required feature of a checkpoint that tells of pages run by run.
+const RUNS: u64 = 1;
 /// No log gets so far; so that epochs can be counted on without an overflow.
 const MAX_EPOCH: u64 = 1 << 63;
 
@@ -24,7 +26,8 @@ const INDEX_AT: usize = 96;
 const SIZE: usize = 112;
 const INDEX_HASH: usize = 120;
 const DIGEST: usize = 136;
-const END: usize = 152;
+pub(super) const BASE: usize = 152;
+const END: usize = 168;
 const SUM: usize = HEADER - 8;
 
 const _: () = {
@@ -40,7 +43,8 @@ const _: () = {
     assert!(SIZE == INDEX_AT + 2 * 8);
     assert!(INDEX_HASH == SIZE + 8);
     assert!(DIGEST == INDEX_HASH + 16);
-    assert!(END == DIGEST + 16);
+    assert!(BASE == DIGEST + 16);
+    assert!(END == BASE + 2 * 8);
     assert!(END < SUM);
 };
 
@@ -58,6 +62,10 @@ pub(crate) struct Header {
     pub(super) index_len: u64,
     pub(super) index_hash: u128,
     pub(crate) digest: u128,
+    /// Pages may be told of run by run.
+    pub(super) has_runs: bool,
+    /// Epoch and checksum of the header of the checkpoint that has what this one does not have itself.
+    pub(super) base: Option<(u64, u64)>,
 }
 
 fn wide(head: &[u8; HEADER], at: usize) -> u128 {
@@ -72,6 +80,21 @@ pub(super) fn is_whole(head: &[u8; HEADER]) -> bool {
 /// Whether the checkpoint was made without being asked for.
 pub(super) fn is_automatic(head: &[u8; HEADER]) -> bool {
     head[AUTOMATIC] == 1
+}
+
+/// The epoch that the checkpoint is of.
+pub(super) fn epoch(head: &[u8; HEADER]) -> u64 {
+    u64_at(head, EPOCH)
+}
+
+/// The epoch of the checkpoint that it stands on.
+pub(super) fn base(head: &[u8; HEADER]) -> Option<u64> {
+    Some(u64_at(head, BASE)).filter(|&epoch| epoch > 0)
+}
+
+/// The checksum of a header.
+pub(super) fn sum(head: &[u8; HEADER]) -> u64 {
+    u64_at(head, SUM)
 }
 
 /// The store that the checkpoint is of.
@@ -106,7 +129,13 @@ impl Header {
             field.copy_from_slice(&word.to_le_bytes());
         }
         head[INDEX_HASH..DIGEST].copy_from_slice(&self.index_hash.to_le_bytes());
-        head[DIGEST..END].copy_from_slice(&self.digest.to_le_bytes());
+        head[DIGEST..BASE].copy_from_slice(&self.digest.to_le_bytes());
+        head[REQUIRED] = u8::from(self.has_runs);
+        if let Some((epoch, sum)) = self.base {
+            assert!(self.has_runs && 0 < epoch && epoch < self.epoch, "it stands on an older one");
+            head[BASE..BASE + 8].copy_from_slice(&epoch.to_le_bytes());
+            head[BASE + 8..END].copy_from_slice(&sum.to_le_bytes());
+        }
         let sum = h64(&head[..SUM]);
         head[SUM..].copy_from_slice(&sum.to_le_bytes());
         assert!(is_whole(&head), "a header reads as none");
@@ -125,7 +154,8 @@ impl Header {
         if !is_whole(head) {
             return bad(0, "the checkpoint's header is damaged");
         }
-        check_version(head, path)?;
+        check_version(head, RUNS, path)?;
+        let has_runs = u64_at(head, REQUIRED) == RUNS;
         if head[UUID..EPOCH] != uuid || u64_at(head, EPOCH) != epoch {
             return bad(UUID, "the checkpoint is of another store or epoch");
         }
@@ -134,6 +164,11 @@ impl Header {
         }
         let (index_at, index_len) = (u64_at(head, INDEX_AT), u64_at(head, INDEX_AT + 8));
         let fits = index_at.checked_add(index_len) == Some(size) && u64_at(head, SIZE) == size;
+        let base = match u64_at(head, BASE) {
+            0 if u64_at(head, BASE + 8) == 0 => None,
+            base if has_runs && 0 < base && base < epoch => Some((base, u64_at(head, BASE + 8))),
+            _ => return bad(BASE, "the checkpoint stands on none that there can be"),
+        };
         if !fits || index_at < HEADER as u64 || head[END..SUM].iter().any(|&b| b != 0) {
             return bad(INDEX_AT, "the checkpoint's size is not what it says");
         }
@@ -149,6 +184,8 @@ impl Header {
             index_len,
             index_hash: wide(head, INDEX_HASH),
             digest: wide(head, DIGEST),
+            has_runs,
+            base,
         })
     }
 }

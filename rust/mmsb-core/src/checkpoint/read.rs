@@ -4,32 +4,36 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::header::{HEADER, Header};
+use super::header::{BASE, HEADER, Header, sum};
+use super::runs::{Blocks, Form, Stored};
 use super::{damage, no_memory, path};
 use crate::apply::MAX_ID;
 use crate::arena::{BLOCK, is_denied};
 use crate::catalog;
 use crate::delta::{MAX_NDIM, NewPage};
-use crate::hash::h128;
+use crate::hash::{h64, h128};
 use crate::log::take_varint;
 use crate::vfs::{OpenKind, Vfs, VfsFile, read_exact_at, read_vec};
 use crate::{Code, Error, Result};
+
+/// Instead of the place of a page: the index tells of its blocks run by run.
+pub(super) const IN_RUNS: u64 = 0;
 
 /// What is read at once.
 pub(crate) type Buf = [u8; BLOCK as usize];
 const _: () = assert!(BLOCK >= 4096, "a gap between pages fits too");
 
-/// A checkpoint's header and index, checked. It holds the file open: one that is thinned meanwhile can still be read.
+/// A checkpoint's file and its header, checked. It is held open: one that is thinned meanwhile can still be read.
 #[derive(Debug)]
-pub(crate) struct Reader {
+struct Opened {
     file: Arc<dyn VfsFile>,
-    pub(crate) path: PathBuf,
-    pub(crate) head: Header,
-    pub(super) index: Vec<u8>,
+    path: PathBuf,
+    head: Header,
+    sum: u64,
 }
 
-impl Reader {
-    pub(crate) fn open(vfs: &dyn Vfs, store: &Path, epoch: u64, uuid: [u8; 16]) -> Result<Reader> {
+impl Opened {
+    fn open(vfs: &dyn Vfs, store: &Path, epoch: u64, uuid: [u8; 16]) -> Result<Opened> {
         let path = path(store, epoch);
         let fail = |e| Error::storage(&path, &e, "cannot read");
         let file = vfs.open(&path, OpenKind::Read).map_err(fail)?;
@@ -37,11 +41,45 @@ impl Reader {
         if size < HEADER as u64 {
             return Err(damage(&path, 0, epoch, "the checkpoint is cut short"));
         }
-        let mut head = [0; HEADER];
-        read_exact_at(&*file, 0, &mut head).map_err(fail)?;
-        let head = Header::decode(&head, &path, epoch, uuid, size)?;
+        let mut bytes = [0; HEADER];
+        read_exact_at(&*file, 0, &mut bytes).map_err(fail)?;
+        let head = Header::decode(&bytes, &path, epoch, uuid, size)?;
         assert_eq!((head.epoch, head.size()), (epoch, size), "a header was taken for another's");
         assert!(head.index_at >= HEADER as u64, "the index lies in the header");
+        Ok(Opened { file, path, head, sum: sum(&bytes) })
+    }
+
+    /// Bytes of pages.
+    fn read(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        let end = at.checked_add(buf.len() as u64);
+        if at < HEADER as u64 || end.is_none_or(|end| end > self.head.index_at) {
+            return Err(damage(&self.path, at, self.head.epoch, "no page is there"));
+        }
+        read_exact_at(&*self.file, at, buf)
+            .map_err(|e| Error::storage(&self.path, &e, "cannot read"))
+    }
+}
+
+/// A checkpoint's header and index, checked, and the checkpoint that has what it does not have itself.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    file: Arc<dyn VfsFile>,
+    pub(crate) path: PathBuf,
+    pub(crate) head: Header,
+    /// The checksum of its header.
+    pub(super) sum: u64,
+    pub(super) index: Vec<u8>,
+    base: Option<Opened>,
+}
+
+impl Reader {
+    pub(crate) fn open(vfs: &dyn Vfs, store: &Path, epoch: u64, uuid: [u8; 16]) -> Result<Reader> {
+        let Opened { file, path, head, sum } = Opened::open(vfs, store, epoch, uuid)?;
+        let fail = |e| Error::storage(&path, &e, "cannot read");
+        let base = match head.base {
+            Some(base) => Some(base_of(vfs, store, &path, &head, base)?),
+            None => None,
+        };
         if is_denied() {
             return Err(no_memory(head.index_len, &path));
         }
@@ -51,7 +89,7 @@ impl Reader {
         if h128(&index) != head.index_hash {
             return Err(damage(&path, head.index_at, epoch, "the checkpoint's index is damaged"));
         }
-        Ok(Reader { file, path, head, index })
+        Ok(Reader { file, path, head, sum, index, base })
     }
 
     /// The index holds what no commit can have made.
@@ -78,22 +116,28 @@ impl Reader {
             .map_err(|e| Error::storage(&self.path, &e, "cannot read"))
     }
 
+    /// The pages that the index tells of, in id order.
+    pub(super) fn pages(&self) -> Pages<'_> {
+        Pages {
+            reader: self,
+            fields: Fields::new(&self.index),
+            left: self.head.pages,
+            id: 0,
+            end: HEADER as u64,
+        }
+    }
+
     /// Calls `each` with everything that the index tells, in order.
     pub(crate) fn items(&self, each: &mut dyn FnMut(Item<'_>) -> Result<()>) -> Result<()> {
         let (head, bad) = (&self.head, || self.undecodable());
         if head.epoch == 0 && (head.pages > 0 || head.tags > 0) {
             return Err(bad());
         }
-        let mut fields = Fields::new(&self.index);
-        let (mut id, mut end) = (0, HEADER as u64);
-        for _ in 0..head.pages {
-            let entry = Entry::read(&mut fields, end..=head.index_at).ok_or_else(bad)?;
-            if entry.id <= id || entry.epoch > head.epoch || entry.desc_epoch > head.epoch {
-                return Err(bad());
-            }
-            (id, end) = (entry.id, entry.end);
+        let mut pages = self.pages();
+        while let Some(entry) = pages.next()? {
             each(Item::Page(entry))?;
         }
+        let Pages { mut fields, id, .. } = pages;
         if head.next_id <= id || head.next_id > MAX_ID {
             return Err(bad());
         }
@@ -110,24 +154,23 @@ impl Reader {
         if fields.is_empty() { Ok(()) } else { Err(bad()) }
     }
 
-    /// Block `number` of a page, compared with its hash in the index.
-    pub(crate) fn block<'b>(
-        &self,
-        page: &Place,
-        number: u64,
-        buf: &'b mut Buf,
-    ) -> Result<&'b [u8]> {
-        let from = number * BLOCK;
-        assert!(from < page.nbytes, "a block lies behind its page");
-        let n = BLOCK.min(page.nbytes - from);
-        let (at, block) = (page.at + from, &mut buf[..n as usize]);
-        self.read(at, block)?;
-        let hash = page.hashes + 16 * number as usize;
-        if h128(block).to_le_bytes() != self.index[hash..hash + 16] {
-            let what = format!("the bytes of page {} are damaged", page.id);
-            return Err(damage(&self.path, at, self.head.epoch, &what));
+    /// Where the blocks of a page are.
+    pub(super) fn stored(&self, page: &Place) -> Blocks<'_> {
+        match page.at {
+            Some(at) => Blocks::plain(at, page.nbytes),
+            None => Blocks::told(Fields::from(&self.index, page.runs), page.nbytes),
         }
-        Ok(block)
+    }
+
+    /// The hash of a block.
+    pub(super) fn hash(&self, page: &Place, number: u64) -> &[u8] {
+        let at = page.hashes + 16 * number as usize;
+        &self.index[at..at + 16]
+    }
+
+    /// The blocks of a page, compared with their hashes in the index as they are read.
+    pub(crate) fn cursor<'a>(&'a self, page: &Place) -> Cursor<'a> {
+        Cursor { reader: self, page: *page, blocks: self.stored(page) }
     }
 
     /// Calls `each` with every block of a page.
@@ -137,11 +180,42 @@ impl Reader {
         buf: &mut Buf,
         each: &mut dyn FnMut(u64, &[u8]),
     ) -> Result<()> {
-        assert!(page.at + page.nbytes <= self.head.index_at, "a page ends in the index");
+        let mut cursor = self.cursor(page);
         for number in 0..page.nbytes.div_ceil(BLOCK) {
-            each(number * BLOCK, self.block(page, number, buf)?);
+            each(number * BLOCK, cursor.block(number, buf)?);
         }
         Ok(())
+    }
+
+    /// Reads a stored block as it was. Tells the file and the epoch that it is from.
+    fn bring(&self, stored: &Stored, block: &mut [u8]) -> Result<(&Path, u64)> {
+        let base = self.base.as_ref().filter(|_| stored.in_base);
+        let (path, epoch) = match base {
+            Some(base) => (&*base.path, base.head.epoch),
+            None => (&*self.path, self.head.epoch),
+        };
+        let read = |buf: &mut [u8]| match base {
+            Some(base) => base.read(stored.at, buf),
+            None => self.read(stored.at, buf),
+        };
+        match stored.form {
+            Form::Zero => block.fill(0),
+            Form::Raw => read(block)?,
+            Form::Lz4 => {
+                let mut packed = [0; BLOCK as usize];
+                let packed = &mut packed[..stored.len as usize];
+                read(packed)?;
+                if h64(packed) != stored.sum {
+                    return Err(damage(path, stored.at, epoch, "a compressed block is damaged"));
+                }
+                let n = lz4_flex::block::decompress_into(packed, block);
+                if n.ok() != Some(block.len()) {
+                    let what = "what was compressed does not come out";
+                    return Err(damage(path, stored.at, epoch, what));
+                }
+            }
+        }
+        Ok((path, epoch))
     }
 
     /// What lies between pages is zero, so that no byte of the file is unaccounted for.
@@ -156,7 +230,84 @@ impl Reader {
     }
 }
 
+/// The checkpoint that `head` stands on. One that went away together with it is missing, like itself.
+fn base_of(
+    vfs: &dyn Vfs,
+    store: &Path,
+    path: &Path,
+    head: &Header,
+    (epoch, sum): (u64, u64),
+) -> Result<Opened> {
+    let bad = |what: &str| Err(damage(path, BASE as u64, head.epoch, what));
+    let base = match Opened::open(vfs, store, epoch, head.uuid) {
+        Err(error) if error.is_missing() && vfs.exists(path).unwrap_or(false) => {
+            return bad("the checkpoint that it stands on is missing");
+        }
+        opened => opened?,
+    };
+    if base.sum != sum || base.head.base.is_some() {
+        return bad("the checkpoint stands on another one than is there");
+    }
+    Ok(base)
+}
+
+/// Goes through the pages of an index.
+pub(super) struct Pages<'a> {
+    reader: &'a Reader,
+    fields: Fields<'a>,
+    left: u64,
+    id: u64,
+    end: u64,
+}
+
+impl<'a> Pages<'a> {
+    pub(super) fn next(&mut self) -> Result<Option<Entry<'a>>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let Header { epoch, index_at, has_runs, base, .. } = self.reader.head;
+        let told = (has_runs, base.is_some());
+        let entry = Entry::read(&mut self.fields, self.end..=index_at, told);
+        let entry = entry.filter(|entry| {
+            entry.id > self.id && entry.epoch <= epoch && entry.desc_epoch <= epoch
+        });
+        let entry = entry.ok_or_else(|| self.reader.undecodable())?;
+        (self.left, self.id, self.end) = (self.left - 1, entry.id, entry.end);
+        Ok(Some(entry))
+    }
+}
+
+/// Reads blocks of a page; those that follow each other the fastest.
+#[derive(Debug)]
+pub(crate) struct Cursor<'a> {
+    reader: &'a Reader,
+    page: Place,
+    blocks: Blocks<'a>,
+}
+
+impl Cursor<'_> {
+    /// Block `number`, compared with its hash in the index.
+    pub(crate) fn block<'b>(&mut self, number: u64, buf: &'b mut Buf) -> Result<&'b [u8]> {
+        let Cursor { reader, page, blocks } = self;
+        assert!(number * BLOCK < page.nbytes, "a block lies behind its page");
+        if number < blocks.number() {
+            *blocks = reader.stored(page);
+        }
+        let found = blocks.skip_to(number).map(|()| blocks.len()).zip(blocks.next());
+        let Some((len, stored)) = found else { return Err(reader.undecodable()) };
+        let block = &mut buf[..len as usize];
+        let (path, epoch) = reader.bring(&stored, block)?;
+        let is_right = h128(block).to_le_bytes() == *reader.hash(page, number);
+        if is_right {
+            return Ok(block);
+        }
+        let what = format!("the bytes of page {} are damaged", page.id);
+        Err(damage(path, stored.at, epoch, &what))
+    }
+}
+
 /// Walks the index; its checksum was right, so what does not decode was written wrong.
+#[derive(Debug, Clone)]
 pub(super) struct Fields<'a> {
     rest: &'a [u8],
     len: usize,
@@ -167,11 +318,21 @@ impl<'a> Fields<'a> {
         Fields { rest: index, len: index.len() }
     }
 
+    /// From a place in the index on.
+    fn from(index: &'a [u8], at: usize) -> Fields<'a> {
+        Fields { rest: &index[at..], len: index.len() }
+    }
+
+    /// Where in the index it is.
+    fn at(&self) -> usize {
+        self.len - self.rest.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
-    fn varint(&mut self) -> Option<u64> {
+    pub(super) fn varint(&mut self) -> Option<u64> {
         take_varint(&mut self.rest)
     }
 
@@ -185,6 +346,11 @@ impl<'a> Fields<'a> {
         let (&first, rest) = self.rest.split_first()?;
         self.rest = rest;
         Some(first)
+    }
+
+    pub(super) fn word(&mut self) -> Option<u64> {
+        let bytes = self.bytes(8)?;
+        bytes.try_into().ok().map(u64::from_le_bytes)
     }
 
     fn text(&mut self) -> Option<&'a str> {
@@ -208,11 +374,13 @@ pub(crate) struct Place {
     pub(crate) id: u64,
     /// The epoch that made them.
     pub(crate) epoch: u64,
-    /// Where they begin in the file.
-    pub(super) at: u64,
+    /// Where they begin in the file, if they are in one piece; else the index tells of their blocks run by run.
+    pub(super) at: Option<u64>,
     pub(crate) nbytes: u64,
     /// Where the hashes of its blocks begin in the index.
     hashes: usize,
+    /// Where the runs begin there.
+    runs: usize,
 }
 
 /// One thing that the index tells.
@@ -240,8 +408,12 @@ pub(crate) struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// Decodes an entry of a page whose bytes lie in `place` of the file.
-    pub(super) fn read(fields: &mut Fields<'a>, place: RangeInclusive<u64>) -> Option<Entry<'a>> {
+    /// Decodes an entry of a page of which `place` of the file has what its base, if there is one, does not have.
+    pub(super) fn read(
+        fields: &mut Fields<'a>,
+        place: RangeInclusive<u64>,
+        (has_runs, has_base): (bool, bool),
+    ) -> Option<Entry<'a>> {
         assert!(*place.start() >= HEADER as u64, "a page may lie in the header");
         assert!(place.start() <= place.end(), "a page has no place to lie in");
         let id = fields.varint().filter(|&id| id > 0 && id < MAX_ID)?;
@@ -250,10 +422,31 @@ impl<'a> Entry<'a> {
         let (shape, nbytes, meta) = (fields.shape()?, fields.varint()?, fields.text()?);
         let location = fields.byte()?;
         let (epoch, desc_epoch, at) = (fields.varint()?, fields.varint()?, fields.varint()?);
-        let end = at.checked_add(nbytes)?;
-        let hashes = fields.len - fields.rest.len();
+        let at = Some(at).filter(|&at| at != IN_RUNS || !has_runs);
+        let hashes = fields.at();
         fields.bytes(nbytes.div_ceil(BLOCK).checked_mul(16)?)?;
-        let bytes = Place { id, epoch, at, nbytes, hashes };
+        let runs = fields.at();
+        let mut blocks = match at {
+            Some(at) => Blocks::plain(at, nbytes),
+            None => Blocks::told(fields.clone(), nbytes),
+        };
+        let mut end = at.unwrap_or(*place.start());
+        let is_here = end >= *place.start() && end <= *place.end();
+        if let Some(at) = at {
+            end = at.checked_add(nbytes)?;
+        } else {
+            while !blocks.is_done() {
+                let stored = blocks.next()?;
+                match (stored.form, stored.in_base) {
+                    (Form::Zero, _) => {}
+                    (_, true) if has_base => {}
+                    (_, false) if stored.at >= end => end = stored.at.checked_add(stored.len)?,
+                    _ => return None,
+                }
+            }
+            *fields = blocks.rest();
+        }
+        let bytes = Place { id, epoch, at, nbytes, hashes, runs };
         let entry = Entry {
             id,
             name,
@@ -268,7 +461,7 @@ impl<'a> Entry<'a> {
             place: bytes,
             end,
         };
-        (at >= *place.start() && end <= *place.end()).then_some(entry)
+        (is_here && end <= *place.end()).then_some(entry)
     }
 
     /// The page as it was when it was created, but for its bytes.
@@ -293,19 +486,26 @@ pub(crate) fn verify(
     uuid: [u8; 16],
 ) -> Result<(u64, u128)> {
     let reader = Reader::open(vfs, store, epoch, uuid)?;
-    let (head, bad) = (&reader.head, || reader.undecodable());
-    let mut fields = Fields::new(&reader.index);
+    let head = &reader.head;
     let (mut end, mut buf) = (HEADER as u64, [0; BLOCK as usize]);
-    for _ in 0..head.pages {
-        let entry = Entry::read(&mut fields, HEADER as u64..=head.index_at).ok_or_else(bad)?;
-        reader.check_zero(end, entry.place.at, &mut buf)?;
-        reader.blocks(&entry.place, &mut buf, &mut |_, _| {})?;
-        end = entry.end;
-    }
+    let checked = reader.items(&mut |item| {
+        let Item::Page(entry) = item else { return Ok(()) };
+        let mut blocks = reader.stored(&entry.place);
+        while !blocks.is_done() {
+            let stored = blocks.next().ok_or_else(|| reader.undecodable())?;
+            if !stored.in_base && stored.form != Form::Zero {
+                reader.check_zero(end, stored.at, &mut buf)?;
+                end = stored.at + stored.len;
+            }
+        }
+        if let Some(at) = entry.place.at.filter(|_| entry.nbytes == 0) {
+            reader.check_zero(end, at, &mut buf)?;
+            end = at;
+        }
+        reader.blocks(&entry.place, &mut buf, &mut |_, _| {})
+    });
+    checked.map_err(|error| reader.explain(error))?;
     assert!(end <= head.index_at, "pages lie before the index");
     reader.check_zero(end, head.index_at, &mut buf)?;
-    for _ in 0..head.tags {
-        fields.tag().ok_or_else(bad)?;
-    }
-    if fields.is_empty() { Ok((head.size(), head.digest)) } else { Err(bad()) }
+    Ok((head.size(), head.digest))
 }

@@ -19,6 +19,7 @@ use crate::{Bus, Durability, Options};
 
 const STORE: &str = "/s";
 const EIO: i32 = 5;
+const UNASKED: Making<'_> = Making { automatic: true, base: None, compress: false };
 
 pub(super) fn store() -> &'static Path {
     Path::new(STORE)
@@ -62,7 +63,7 @@ impl File {
         in_index: &mut dyn FnMut(&mut Vec<u8>),
         in_head: &mut dyn FnMut(&mut Vec<u8>),
     ) -> Vec<u8> {
-        let (mut out, mut index) = (vec![0; 4096], Vec::new());
+        let (mut out, mut index, mut has_runs) = (vec![0; 4096], Vec::new(), 0);
         for page in &self.pages {
             let info = &page.info;
             put_varint(&mut index, info.id);
@@ -77,12 +78,28 @@ impl File {
             put_varint(&mut index, page.bytes_epoch);
             put_varint(&mut index, info.desc_epoch);
             let to = if page.bytes.len() > 16384 { 4096 } else { 8 };
-            out.resize(out.len().next_multiple_of(to), 0);
-            put_varint(&mut index, page.at.unwrap_or(out.len() as u64));
-            for part in page.bytes.chunks(16384) {
-                index.extend_from_slice(&h128(part).to_le_bytes());
+            let is_zero = |part: &&[u8]| part.iter().all(|&byte| byte == 0);
+            let parts: Vec<&[u8]> = page.bytes.chunks(16384).collect();
+            let hashes = parts.iter().flat_map(|part| h128(part).to_le_bytes());
+            if page.at.is_some() || !parts.iter().any(is_zero) {
+                out.resize(out.len().next_multiple_of(to), 0);
+                put_varint(&mut index, page.at.unwrap_or(out.len() as u64));
+                index.extend(hashes);
+                out.extend_from_slice(&page.bytes);
+                continue;
             }
-            out.extend_from_slice(&page.bytes);
+            has_runs = 1;
+            index.push(0);
+            index.extend(hashes);
+            for run in parts.chunk_by(|a, b| is_zero(a) == is_zero(b)) {
+                let form = u64::from(!is_zero(&run[0]));
+                put_varint(&mut index, (run.len() as u64) << 3 | form);
+                if form == 1 {
+                    out.resize(out.len().next_multiple_of(to), 0);
+                    put_varint(&mut index, out.len() as u64);
+                    out.extend_from_slice(&run.concat());
+                }
+            }
         }
         for (name, epoch) in &self.tags {
             put_text(&mut index, name);
@@ -94,6 +111,7 @@ impl File {
         out.extend_from_slice(&index);
         let mut head = b"\x89MMSB ckpt\r\n\x1a\n\0\xff".to_vec();
         head.extend_from_slice(&[1, 0, 0, 0, self.automatic.into(), 0, 0, 0]);
+        head.push(has_runs);
         head.resize(40, 0);
         head.extend_from_slice(&self.uuid);
         let counts = [self.pages.len() as u64, self.tags.len() as u64];
@@ -276,15 +294,15 @@ fn a_checkpoint_byte_by_byte() {
     double.calls();
     assert_eq!(bus.checkpoint().unwrap(), 3);
     assert_eq!(double.changes(), [""; 0]);
-    let read = |at: &Snapshot, automatic| {
-        write(&double, store(), file.uuid, at, automatic).unwrap();
+    let read = |at: &Snapshot, making| {
+        write(&double, store(), file.uuid, at, making).unwrap();
         contents(&double, Path::new("/s/checkpoints/.tmp-0000000000000003.ckpt"))
     };
     let at = bus.snapshot().unwrap();
-    assert!(read(&at, false) == bytes);
+    assert!(read(&at, Making::default()) == bytes);
     // The remains of an attempt are in nobody's way.
-    assert!(read(&at, true) == File { automatic: true, ..file.clone() }.encode());
-    assert_eq!(write(&double, store(), file.uuid, &at, true).unwrap(), bytes.len() as u64);
+    assert!(read(&at, UNASKED) == File { automatic: true, ..file.clone() }.encode());
+    assert_eq!(write(&double, store(), file.uuid, &at, UNASKED).unwrap(), bytes.len() as u64);
 }
 
 /// What is loaded is what was there, down to names, tags and counts.
@@ -397,7 +415,7 @@ fn every_call_fails_once() {
     for nth in 1.. {
         double.calls();
         double.fail_once(nth, EIO);
-        let done = write(&double, store(), file.uuid, &at, false)
+        let done = write(&double, store(), file.uuid, &at, Making::default())
             .and_then(|_| install(&double, store(), 3))
             .and_then(|names| sync_names(&*names, store()));
         double.heal();
@@ -448,12 +466,15 @@ fn every_call_fails_once() {
     let left = dir(store()).join(".tmp-0000000000000003.ckpt");
     double.open(&left, OpenKind::CreateNew).unwrap();
     double.fail(|call| (call.what == "unlink").then(|| io::Error::from_raw_os_error(EIO)));
-    assert_eq!(write(&double, store(), file.uuid, &at, false).unwrap_err().detail.errno, Some(EIO));
+    assert_eq!(
+        write(&double, store(), file.uuid, &at, Making::default()).unwrap_err().detail.errno,
+        Some(EIO)
+    );
     double.heal();
     // A killed attempt may have been of any epoch.
     let older = dir(store()).join(".tmp-0000000000000002.ckpt");
     double.open(&older, OpenKind::CreateNew).unwrap();
-    write(&double, store(), file.uuid, &at, false).unwrap();
+    write(&double, store(), file.uuid, &at, Making::default()).unwrap();
     assert!(!double.exists(&older).unwrap());
     assert_eq!(list(&RamVfs::new(), store()).unwrap(), [0u64; 0]);
 }

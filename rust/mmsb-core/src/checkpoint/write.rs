@@ -4,12 +4,13 @@ use std::io;
 use std::path::Path;
 
 use super::header::{HEADER, Header};
-use super::read::{Entry, Fields};
+use super::read::{Entry, Fields, IN_RUNS, Pages, Place, Reader};
+use super::runs::{Blocks, Form, Gather, Stored};
 use super::{TEMP, dir, no_memory, temp};
 use crate::arena::{BLOCK, Mem, is_denied};
 use crate::catalog::Desc;
 use crate::delta::put_shape;
-use crate::hash::h128;
+use crate::hash::{h64, h128};
 use crate::log::{put_text, put_varint};
 use crate::museum::{Defect, planted};
 use crate::root::Root;
@@ -94,21 +95,32 @@ impl<'a> Out<'a> {
     }
 }
 
+/// How a checkpoint is made.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Making<'a> {
+    /// Nobody asked for it.
+    pub(crate) automatic: bool,
+    /// An older one of the same history that has all of its blocks itself: what is the same there is not written again.
+    pub(crate) base: Option<&'a Reader>,
+    /// Blocks are compressed where that makes them shorter.
+    pub(crate) compress: bool,
+}
+
 /// Writes the checkpoint of a snapshot under a temporary name and syncs it. Returns its size.
 pub(crate) fn write(
     vfs: &dyn Vfs,
     store: &Path,
     uuid: [u8; 16],
     at: &Snapshot,
-    automatic: bool,
+    making: Making<'_>,
 ) -> Result<u64> {
     assert!(at.epoch() <= at.core().epoch(), "a checkpoint shows what was published");
+    let at = &at.whole()?;
     let temp = temp(store, at.epoch());
     let fail = |e: io::Error, doing: &str| Error::storage(&temp, &e, doing);
     remove_remains(vfs, store)?;
     let file = vfs.open(&temp, OpenKind::CreateNew).map_err(|e| fail(e, "cannot create"))?;
-    let written = fill(&*file, &temp, uuid, at, automatic).and_then(|size| {
-        assert!(size >= HEADER as u64 + at.root().bytes, "a checkpoint is smaller than its pages");
+    let written = fill(&*file, &temp, uuid, at, making).and_then(|size| {
         if planted(Defect::RenamedBeforeSync) { Ok(()) } else { file.sync() }
             .map(|()| size)
             .map_err(|e| fail(e, "cannot sync"))
@@ -135,15 +147,25 @@ fn fill(
     path: &Path,
     uuid: [u8; 16],
     at: &Snapshot,
-    automatic: bool,
+    making: Making<'_>,
 ) -> Result<u64> {
-    let mut out = Out::new(file, path)?;
-    let mut index = Index { path, buf: Vec::new() };
-    put_pages(&mut out, &mut index, at.core().mem(), at.root())?;
+    let index = Index { path, buf: Vec::new() };
+    let mut writer = Writer {
+        out: Out::new(file, path)?,
+        index,
+        base: making.base,
+        compress: making.compress,
+        hashes: Vec::new(),
+        blocks: Gather::default(),
+        packed: Vec::new(),
+        has_runs: false,
+    };
+    writer.pages(at.core().mem(), at.root())?;
+    let Writer { mut out, mut index, has_runs, .. } = writer;
     let tags = put_tags(&mut index, at)?;
     out.align(8)?;
     let head = Header {
-        automatic,
+        automatic: making.automatic,
         uuid,
         epoch: at.epoch(),
         time: at.time(),
@@ -154,6 +176,8 @@ fn fill(
         index_len: index.buf.len() as u64,
         index_hash: h128(&index.buf),
         digest: at.digest()?,
+        has_runs,
+        base: making.base.filter(|_| has_runs).map(|base| (base.head.epoch, base.sum)),
     };
     for piece in index.buf.chunks(PIECE) {
         out.put(piece)?;
@@ -161,7 +185,6 @@ fn fill(
     out.flush()?;
     assert!(out.buf.is_empty(), "a part of a checkpoint was not written");
     assert_eq!(out.at, head.size(), "all of a checkpoint was written");
-    assert!(head.index_at - HEADER as u64 >= at.root().bytes, "pages lie in each other");
     let bytes = head.encode();
     let read = Header::decode(&bytes, path, at.epoch(), uuid, head.size());
     assert!(read.is_ok_and(|read| read == head), "a header reads as it was written");
@@ -169,22 +192,198 @@ fn fill(
     Ok(head.size())
 }
 
-fn put_pages(out: &mut Out<'_>, index: &mut Index<'_>, mem: Mem, root: &Root) -> Result<()> {
-    let (mut last, mut pages, mut bytes) = (0, 0, 0);
-    let mut done = Ok(());
-    table::walk(mem, root.table, root.height, &mut |id, slot| {
-        assert!(id > last, "pages come in the order of their ids");
-        let changed = slot.epoch.max(Desc::at(mem, slot.desc).epoch());
-        assert!(changed <= root.epoch, "a page was changed by a later epoch");
-        (last, pages, bytes) = (id, pages + 1, bytes + slot.len);
-        if done.is_ok() {
-            done = put_page(out, index, mem, id, &slot);
+/// Writes pages and gathers what the index tells of them.
+struct Writer<'a> {
+    out: Out<'a>,
+    index: Index<'a>,
+    base: Option<&'a Reader>,
+    compress: bool,
+    /// Of the page that is being written.
+    hashes: Vec<u8>,
+    blocks: Gather,
+    packed: Vec<u8>,
+    /// A page was not in one piece.
+    has_runs: bool,
+}
+
+impl Writer<'_> {
+    fn pages(&mut self, mem: Mem, root: &Root) -> Result<()> {
+        let mut known = self.base.map(Known::begin).transpose()?;
+        let (mut last, mut pages, mut bytes) = (0, 0, 0);
+        let mut done = Ok(());
+        table::walk(mem, root.table, root.height, &mut |id, slot| {
+            assert!(id > last, "pages come in the order of their ids");
+            let changed = slot.epoch.max(Desc::at(mem, slot.desc).epoch());
+            assert!(changed <= root.epoch, "a page was changed by a later epoch");
+            (last, pages, bytes) = (id, pages + 1, bytes + slot.len);
+            if done.is_ok() {
+                let of_base = known.as_mut().map_or(Ok(None), |known| known.page(id));
+                done = of_base.and_then(|of_base| self.page(mem, id, &slot, of_base));
+            }
+        });
+        assert_eq!(pages, root.pages, "the root counts the pages of its table");
+        assert_eq!(bytes, root.bytes, "the root counts the bytes of its pages");
+        assert!(last < root.next_id, "the next id is past those that were given");
+        done
+    }
+
+    fn page(&mut self, mem: Mem, id: u64, slot: &Slot, of_base: Option<Place>) -> Result<()> {
+        let desc = Desc::at(mem, slot.desc);
+        let mut entry = Vec::new();
+        put_varint(&mut entry, id);
+        put_text(&mut entry, desc.name());
+        put_text(&mut entry, desc.dtype());
+        put_varint(&mut entry, u64::from(desc.itemsize()));
+        put_shape(&mut entry, &desc.shape().collect::<Vec<_>>());
+        put_varint(&mut entry, slot.len);
+        put_text(&mut entry, desc.meta());
+        entry.push(desc.location());
+        put_varint(&mut entry, slot.epoch);
+        put_varint(&mut entry, desc.epoch());
+        self.blocks.clear();
+        self.hashes.clear();
+        let from = self.out.end();
+        match of_base.filter(|base| (base.epoch, base.nbytes) == (slot.epoch, slot.len)) {
+            Some(same) => self.keep_all(&same)?,
+            None => self.put_blocks(mem, slot, of_base)?,
         }
-    });
-    assert_eq!(pages, root.pages, "the root counts the pages of its table");
-    assert_eq!(bytes, root.bytes, "the root counts the bytes of its pages");
-    assert!(last < root.next_id, "the next id is past those that were given");
-    done
+        if slot.len == 0 {
+            self.out.align(8)?;
+        }
+        let at = match slot.len {
+            0 => Some(self.out.end()),
+            _ => self.blocks.in_one_piece(),
+        };
+        self.has_runs |= at.is_none();
+        put_varint(&mut entry, at.unwrap_or(IN_RUNS));
+        let begin = self.index.buf.len();
+        self.index.put(&entry)?;
+        self.index.put(&self.hashes)?;
+        if at.is_none() {
+            self.index.put(self.blocks.finish())?;
+        }
+        let has = (self.has_runs, self.base.is_some());
+        let fields = &mut Fields::new(&self.index.buf[begin..]);
+        let read = Entry::read(fields, from..=self.out.end(), has);
+        assert!(fields.is_empty(), "an entry is longer than it reads");
+        let read = read.map(|read| (read.id, read.nbytes, read.epoch, read.desc_epoch));
+        let meant = (id, slot.len, slot.epoch, desc.epoch());
+        assert_eq!(read, Some(meant), "an entry reads as another");
+        Ok(())
+    }
+
+    /// Room for what is gathered of one more block.
+    fn reserve(&mut self) -> Result<()> {
+        let path = self.index.path;
+        reserve(&mut self.hashes, 16, path)?;
+        self.blocks.reserve(&mut |buf, more| reserve(buf, more, path))
+    }
+
+    /// All blocks of a page are those of the base.
+    fn keep_all(&mut self, page: &Place) -> Result<()> {
+        let Some(base) = self.base else { return Ok(()) };
+        let mut blocks = base.stored(page);
+        while !blocks.is_done() {
+            self.reserve()?;
+            self.hashes.extend_from_slice(base.hash(page, blocks.number()));
+            let block = blocks.next().ok_or_else(|| base.undecodable())?;
+            self.blocks.add(of_base(block));
+        }
+        Ok(())
+    }
+
+    fn put_blocks(&mut self, mem: Mem, slot: &Slot, page: Option<Place>) -> Result<()> {
+        let mut known = self.base.zip(page).map(|(base, page)| (base, page, base.stored(&page)));
+        let mut done = Ok(());
+        page::parts(mem, slot, 0, slot.len, &mut |at, bytes| {
+            if done.is_ok() {
+                done = self.put_block(at / BLOCK, bytes, slot.len, known.as_mut());
+            }
+        });
+        let hashes = self.hashes.len() as u64;
+        assert!(done.is_err() || hashes == 16 * blocks::count(slot.len), "each block has its hash");
+        done
+    }
+
+    fn put_block(
+        &mut self,
+        number: u64,
+        bytes: &[u8],
+        nbytes: u64,
+        known: Option<&mut (&Reader, Place, Blocks<'_>)>,
+    ) -> Result<()> {
+        self.reserve()?;
+        let hash = h128(bytes).to_le_bytes();
+        self.hashes.extend_from_slice(&hash);
+        if bytes.iter().all(|&byte| byte == 0) {
+            self.blocks.add(Stored { in_base: false, form: Form::Zero, at: 0, len: 0, sum: 0 });
+            return Ok(());
+        }
+        if let Some((base, page, blocks)) = known
+            && number * BLOCK < page.nbytes
+        {
+            // As long there, so the hash is of the same bytes.
+            let found = blocks.skip_to(number).map(|()| blocks.len()).zip(blocks.next());
+            let (len, block) = found.ok_or_else(|| base.undecodable())?;
+            if len == bytes.len() as u64 && *base.hash(page, number) == hash {
+                self.blocks.add(of_base(block));
+                return Ok(());
+            }
+        }
+        let packed =
+            if self.compress { pack(&mut self.packed, bytes, self.index.path)? } else { None };
+        let (form, stored) = packed.map_or((Form::Raw, bytes), |packed| (Form::Lz4, packed));
+        if form == Form::Raw {
+            let to = if page::is_one_block(nbytes) { 8 } else { 4096 };
+            self.out.align(to)?;
+        }
+        let at = self.out.end();
+        self.out.put(stored)?;
+        let sum = if form == Form::Lz4 { h64(stored) } else { 0 };
+        self.blocks.add(Stored { in_base: false, form, at, len: stored.len() as u64, sum });
+        Ok(())
+    }
+}
+
+/// A block that the base has as its own.
+fn of_base(block: Stored) -> Stored {
+    assert!(!block.in_base, "a base stands on no other");
+    Stored { in_base: block.form != Form::Zero, ..block }
+}
+
+/// Compresses a block; none if it does not become shorter by an eighth.
+fn pack<'b>(packed: &'b mut Vec<u8>, bytes: &[u8], path: &Path) -> Result<Option<&'b [u8]>> {
+    let most = lz4_flex::block::get_maximum_output_size(bytes.len());
+    reserve(packed, most.saturating_sub(packed.len()), path)?;
+    packed.resize(packed.len().max(most), 0);
+    let n = lz4_flex::block::compress_into(bytes, packed).ok();
+    Ok(n.filter(|&n| n <= bytes.len() - bytes.len() / 8).and_then(|n| packed.get(..n)))
+}
+
+/// The pages of a base, looked up in id order.
+struct Known<'a> {
+    pages: Pages<'a>,
+    next: Option<Place>,
+}
+
+impl<'a> Known<'a> {
+    fn begin(base: &'a Reader) -> Result<Known<'a>> {
+        let mut known = Known { pages: base.pages(), next: None };
+        known.advance()?;
+        Ok(known)
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        self.next = self.pages.next()?.map(|entry| entry.place);
+        Ok(())
+    }
+
+    fn page(&mut self, id: u64) -> Result<Option<Place>> {
+        while self.next.is_some_and(|page| page.id < id) {
+            self.advance()?;
+        }
+        Ok(self.next.filter(|page| page.id == id))
+    }
 }
 
 /// Puts the tags into the index. Returns how many there are.
@@ -204,47 +403,4 @@ fn put_tags(index: &mut Index<'_>, at: &Snapshot) -> Result<u64> {
         index.put(&entry)?;
     }
     Ok(tags.len() as u64)
-}
-
-fn put_page(
-    out: &mut Out<'_>,
-    index: &mut Index<'_>,
-    mem: Mem,
-    id: u64,
-    slot: &Slot,
-) -> Result<()> {
-    assert!(!index.buf.is_empty() || out.end() == HEADER as u64, "a page has bytes and no entry");
-    let desc = Desc::at(mem, slot.desc);
-    let mut entry = Vec::new();
-    put_varint(&mut entry, id);
-    put_text(&mut entry, desc.name());
-    put_text(&mut entry, desc.dtype());
-    put_varint(&mut entry, u64::from(desc.itemsize()));
-    put_shape(&mut entry, &desc.shape().collect::<Vec<_>>());
-    put_varint(&mut entry, slot.len);
-    put_text(&mut entry, desc.meta());
-    entry.push(desc.location());
-    put_varint(&mut entry, slot.epoch);
-    put_varint(&mut entry, desc.epoch());
-    out.align(if page::is_one_block(slot.len) { 8 } else { 4096 })?;
-    let (begin, end) = (out.end(), out.end() + slot.len);
-    put_varint(&mut entry, begin);
-    let from = index.buf.len();
-    index.put(&entry)?;
-    let hashes = index.buf.len();
-    let mut done = Ok(());
-    page::parts(mem, slot, 0, slot.len, &mut |_, bytes| {
-        if done.is_ok() {
-            done = index.put(&h128(bytes).to_le_bytes()).and_then(|()| out.put(bytes));
-        }
-    });
-    done?;
-    assert_eq!(out.end(), end, "all bytes of a page were written");
-    let hashes = (index.buf.len() - hashes) as u64;
-    assert_eq!(hashes, 16 * blocks::count(slot.len), "each block of a page has its hash");
-    let read = Entry::read(&mut Fields::new(&index.buf[from..]), HEADER as u64..=end);
-    let read = read.map(|read| (read.id, read.place.at, read.end, read.epoch, read.desc_epoch));
-    let meant = (id, begin, end, slot.epoch, desc.epoch());
-    assert_eq!(read, Some(meant), "an entry reads as another");
-    Ok(())
 }

@@ -80,7 +80,7 @@ fn every_write_fails() {
         let (double, bus, file) = filled(sizes, meta, tags);
         let at = bus.snapshot().unwrap();
         let expected = file.encode();
-        let attempt = || write(&double, store(), file.uuid, &at, false);
+        let attempt = || write(&double, store(), file.uuid, &at, Making::default());
         double.calls();
         assert_eq!(attempt().unwrap(), expected.len() as u64);
         assert!(temp_bytes(&double) == expected);
@@ -116,7 +116,7 @@ fn memory_for_writing_runs_out() {
     for nth in 1.. {
         for for_good in [false, true] {
             faults::arm(nth, for_good);
-            let done = write(&double, store(), file.uuid, &at, false);
+            let done = write(&double, store(), file.uuid, &at, Making::default());
             if !faults::disarm() {
                 assert!(done.is_ok() && temp_bytes(&double) == expected);
                 // The buffer, and each doubling of the index; what else is asked for is the file's.

@@ -15,6 +15,7 @@ fn options(seed: u64) -> Options {
         max_memory: Some(16 << 20),
         seed: Some(seed),
         segment_bytes: Some(4096 + 4000),
+        ..Options::default()
     }
 }
 
@@ -150,4 +151,35 @@ fn copies_and_forks() {
     assert_eq!(none.code, Code::EpochNotFound);
     fork.close().unwrap();
     assert_eq!(part(&a, &fork, &mut |_, _| {}).unwrap_err().code, Code::Closed);
+}
+
+/// One of two copies was pruned: both are compared from where its log begins, and what is one log is not read.
+#[test]
+fn a_copy_that_was_pruned() {
+    let vfs: Arc<dyn Vfs> = Arc::new(RamVfs::new());
+    let a = run(&vfs, "/a", 1, 100, |epoch| epoch as u8);
+    a.backup_on(&*vfs, Path::new("/b"), &mut |_, _| {}).unwrap();
+    let at = Path::new("/b");
+    let b = Bus::open_on(Arc::clone(&vfs), at, Mode::ReadWrite, &options(2), &mut |_, _| {});
+    let b = b.unwrap();
+    let keep = crate::Keep { log_since: Some(60), ..crate::Keep::default() };
+    b.prune(&keep).unwrap();
+    assert_eq!(shared(&a, &b).unwrap(), (60, 100));
+    assert!(80 < common(a.store(), b.store()).unwrap());
+    check(&a, &b, None);
+    for epoch in 101..150 {
+        step(&a, epoch, epoch as u8);
+        step(&b, epoch, if epoch == 120 { 0 } else { epoch as u8 });
+    }
+    check(&a, &b, Some(120));
+    // Another run that parted before the base: the base is the first that both have.
+    let other = run(&vfs, "/c", 3, 100, |epoch| if epoch == 40 { 0 } else { epoch as u8 });
+    check(&a, &other, Some(40));
+    let differs = !same(&other, &b, 60).unwrap();
+    check(&other, &b, differs.then_some(60).or(slow(&other, &b)));
+    let fork = a.fork_to_on(vfs.clone(), &a.snapshot_at(70).unwrap(), Path::new("/d"), &options(4));
+    let fork = fork.unwrap();
+    (71..90).for_each(|epoch| step(&fork, epoch, if epoch == 80 { 0 } else { epoch as u8 }));
+    check(&a, &fork, Some(80));
+    check(&fork, &b, Some(80));
 }

@@ -22,6 +22,7 @@ fn options() -> Options {
         max_memory: Some(16 << 20),
         seed: Some(3),
         segment_bytes: Some(16 << 20),
+        ..Options::default()
     }
 }
 

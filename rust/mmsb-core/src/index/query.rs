@@ -88,7 +88,8 @@ impl Query {
 
     fn begin(&self, part: Part) -> Result<Stand> {
         let store = &self.indexes.store;
-        let mut walk = log::open_sparse(&*store.vfs, &store.dir, part.name, None)?;
+        let walk = log::open_sparse(&*store.vfs, &store.dir, part.name, None);
+        let mut walk = walk.map_err(|e| log::let_go(&*store.vfs, &store.dir, part.name, e))?;
         let places = match self.indexes.get(part.name, &mut walk, part.is_sealed)? {
             Some(index) => index.places(&self.wanted.keys(), part.since, part.until)?,
             None => None,

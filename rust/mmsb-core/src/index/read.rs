@@ -57,7 +57,7 @@ impl Index {
             return Ok(None);
         }
         read_exact_at(&*file, 0, &mut head).map_err(failed)?;
-        if !log::checked(&head, HEADER, &MAGIC) || log::check_version(&head, &path).is_err() {
+        if !log::checked(&head, HEADER, &MAGIC) || log::check_version(&head, 0, &path).is_err() {
             return Ok(None);
         }
         let word = |n: usize| u64_at(&head, SEQ + 8 * n);

@@ -21,7 +21,7 @@ impl Indexes {
         Ok(mark.map(|(offset, epoch)| Start { name, offset, epoch }))
     }
 
-    /// The last of the commits up to `newest` whose time is not after `time`.
+    /// The last of the commits behind the base up to `newest` whose time is not after `time`.
     pub(crate) fn epoch_as_of(&self, time: u64, newest: u64) -> Result<Option<u64>> {
         let store = &self.store;
         let names = log::list(&*store.vfs, &store.dir)?;
@@ -58,6 +58,6 @@ impl Indexes {
                 Step::Wrong(what) => return Err(walk.damage(what)),
             }
         }
-        Ok((found >= first.first_epoch).then_some(found))
+        Ok((found >= first.first_epoch && found > store.base()?.epoch).then_some(found))
     }
 }

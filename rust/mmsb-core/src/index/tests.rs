@@ -21,6 +21,7 @@ fn options() -> Options {
         max_memory: Some(8 << 20),
         seed: Some(3),
         segment_bytes: Some(4096 + 5000),
+        ..Options::default()
     }
 }
 
@@ -393,6 +394,27 @@ fn every_call_fails_once() {
         assert!(double.list(&dir(Path::new(DIR))).unwrap().iter().all(|name| name != TEMP));
     }
     assert!(contents(&double, &files[0]) == right);
+}
+
+/// A file system that fails while indexes are checked is no damage.
+#[test]
+fn a_check_that_fails_finds_nothing() {
+    let (double, bus, _) = world();
+    bus.close().unwrap();
+    let store = store(&double);
+    for nth in 1.. {
+        double.calls();
+        double.fail_once(nth, 5);
+        let mut problems = Vec::new();
+        let done = verify(&store, &mut |e| problems.push(e));
+        double.heal();
+        assert!(problems.is_empty(), "{problems:?}");
+        if double.calls().len() < nth {
+            assert!(done.unwrap() > 0);
+            break;
+        }
+        assert_eq!(done.unwrap_err().detail.errno, Some(5));
+    }
 }
 
 /// A segment whose end was lost gets another end: the index of the old one means nothing, and is no damage.

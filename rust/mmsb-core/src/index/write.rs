@@ -1,7 +1,7 @@
 //! Making indexes: out of a segment's records, when it was sealed or when a query finds none.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::read::Index;
 use super::{
@@ -12,7 +12,7 @@ use crate::arena::is_denied;
 use crate::hash::{h64, h128};
 use crate::history::Store;
 use crate::log::{self, FORMAT, SegmentName, Step, Walk, put_varint};
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, MutexGuard, lock};
 use crate::vfs::{OpenKind, Vfs, read_vec, write_all_at};
 use crate::{Code, Error, Result, trace};
 
@@ -59,11 +59,21 @@ impl Indexes {
         let Ok(names) = log::list(&*store.vfs, &store.dir) else { return };
         for &name in names.iter().filter(|name| (from..end).contains(&name.seq)) {
             let writer = lock(&self.writer);
-            let lacks = || store.vfs.exists(&path(&store.dir, name)).is_ok_and(|there| !there);
+            let is_there = |path: &Path| store.vfs.exists(path).unwrap_or(true);
+            // It may have been pruned since it was listed.
+            let lacks = || {
+                !is_there(&path(&store.dir, name))
+                    && is_there(&log::log_dir(&store.dir).join(name.file()))
+            };
             if *writer && lacks() {
                 self.make(name);
             }
         }
+    }
+
+    /// No index is written while this is held.
+    pub(crate) fn hold(&self) -> MutexGuard<'_, bool> {
+        lock(&self.writer)
     }
 
     /// No index is written after this, and none is left unfinished.
@@ -243,15 +253,21 @@ pub(crate) fn verify(store: &Store, on_problem: &mut dyn FnMut(Error)) -> Result
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
         listed => listed.map_err(|e| Error::storage(&at, &e, "cannot list"))?,
     };
-    // The log's own check tells what is wrong with its segments.
-    let names = log::list(&*store.vfs, &store.dir).unwrap_or_default();
+    let names = match log::list(&*store.vfs, &store.dir) {
+        Err(error) if error.code != Code::Corruption => return Err(error),
+        // The log's own check tells what is wrong with its segments.
+        listed => listed.ok(),
+    };
+    let base = store.base()?.seq;
     let mut bytes = 0;
     for file in listed.iter().filter(|file| file.ends_with(EXTENSION)) {
         let to = at.join(file);
         let found = vfs_read(&*store.vfs, &to)?;
         bytes += found.len() as u64;
-        let name = names.iter().find(|&&name| file_name(name) == *file);
+        let name = names.iter().flatten().find(|&&name| file_name(name) == *file);
         let wrong = match name {
+            // What is left of a segment that was let go.
+            None if names.is_none() || segment_of(file).is_some_and(|seq| seq < base) => None,
             None => Some((0, "an index of no segment")),
             Some(&name) => match build(store, name, 0) {
                 Ok(Some(right)) => difference(&found, &right),
@@ -265,6 +281,22 @@ pub(crate) fn verify(store: &Store, on_problem: &mut dyn FnMut(Error)) -> Result
         }
     }
     Ok(bytes)
+}
+
+/// The indexes of segments before number `seq`.
+pub(crate) fn before(store: &Store, seq: u64) -> Result<Vec<PathBuf>> {
+    let dir = dir(&store.dir);
+    let listed = match store.vfs.list(&dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listed => listed.map_err(|e| Error::storage(&dir, &e, "cannot list"))?,
+    };
+    let is_before = |file: &String| segment_of(file).is_some_and(|of| of < seq);
+    Ok(listed.into_iter().filter(is_before).map(|file| dir.join(file)).collect())
+}
+
+/// The number of the segment that a file is named after.
+fn segment_of(file: &str) -> Option<u64> {
+    u64::from_str_radix(file.get(..16)?, 16).ok().filter(|_| file.ends_with(EXTENSION))
 }
 
 /// Where an index is first another than the one that it should be.

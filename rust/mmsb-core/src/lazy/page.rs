@@ -150,6 +150,8 @@ impl Page {
         stop: u64,
     ) -> Result<()> {
         let mut buf = [0; BLOCK as usize];
+        let mut cursor =
+            reader.zip(self.place.as_ref()).map(|(reader, place)| reader.cursor(place));
         for number in start / BLOCK..stop.div_ceil(BLOCK) {
             if self.have[number as usize] {
                 continue;
@@ -157,10 +159,10 @@ impl Page {
             let from = number * BLOCK;
             let stop = (from + BLOCK).min(self.slot.len);
             let kept = self.kept.clamp(from, stop);
-            if let (Some(reader), Some(place)) = (reader, &self.place)
+            if let Some(cursor) = &mut cursor
                 && kept > from
             {
-                let block = reader.block(place, number, &mut buf)?;
+                let block = cursor.block(number, &mut buf)?;
                 mem.write(self.at + from, &block[..(kept - from) as usize]);
             }
             mem.zero(self.at + kept, stop - kept);

@@ -65,7 +65,6 @@ enum Places {
 #[derive(Debug)]
 pub(super) struct Part {
     past: Arc<Past>,
-    name: SegmentName,
     walk: Walk,
     places: Places,
     since: u64,
@@ -75,11 +74,13 @@ pub(super) struct Part {
 /// The segments with the commits behind `from` up to `epoch`, and with the checkpoint mark of `from`.
 pub(super) fn open(past: &Arc<Past>, from: u64, epoch: u64) -> Result<Vec<Part>> {
     let store = &past.store;
-    // What is not in the log at all is told as it is by a walk over it.
-    let first = from.max(1);
-    if epoch == 0 {
+    let base = store.base()?.epoch;
+    // Before the base an epoch is its checkpoint and nothing else.
+    if epoch == 0 || (from == epoch && epoch < base) {
         return Ok(Vec::new());
     }
+    // What is not in the log at all is told as it is by a walk over it.
+    let first = if from == base { from + 1 } else { from };
     LogCursor::new(Arc::clone(&store.vfs), &store.dir, first, epoch, false)?;
     let names = log::list(&*store.vfs, &store.dir)?;
     let mut parts: Vec<Part> = Vec::new();
@@ -111,9 +112,9 @@ impl Part {
         let index = past.indexes.get(name, &mut walk, is_sealed)?;
         let places = match index.filter(|index| index.ends.epoch >= until) {
             Some(index) => Places::Index(Box::new(index)),
-            None => Places::Tail(tail(&past, name, until)?),
+            None => Places::Tail(tail(&past, &walk, until)?),
         };
-        Ok(Part { past, name, walk, places, since, until })
+        Ok(Part { past, walk, places, since, until })
     }
 
     /// The chain value and the epoch that the segment ends with; none if it is not sealed.
@@ -151,7 +152,7 @@ impl Part {
 
     /// The index leads astray, or a record is damaged, which reading it all will say.
     fn read(&mut self) -> Result<()> {
-        self.places = Places::Tail(tail(&self.past, self.name, self.until)?);
+        self.places = Places::Tail(tail(&self.past, &self.walk, self.until)?);
         Ok(())
     }
 
@@ -206,20 +207,17 @@ impl Part {
     }
 }
 
-/// A segment read up to an epoch; what was read before is not read again.
-fn tail(past: &Past, name: SegmentName, until: u64) -> Result<Arc<Mutex<Tail>>> {
-    let known = lock(&past.tails).get(&name.seq).cloned();
-    let tail = match known {
-        Some(tail) => tail,
-        None => {
-            let store = &past.store;
-            let walk = log::open_segment(&*store.vfs, &store.dir, name, Some(store.uuid))?;
-            Arc::new(Mutex::new(Tail { walk, places: BTreeMap::new() }))
-        }
-    };
+/// The segment that `of` walks through, read up to an epoch; what was read before is not read again. Its file is that of
+/// the walk: a pruning may have taken the name.
+fn tail(past: &Past, of: &Walk, until: u64) -> Result<Arc<Mutex<Tail>>> {
+    let seq = of.header.seq;
+    let known = lock(&past.tails).get(&seq).cloned();
+    let tail = known.unwrap_or_else(|| {
+        Arc::new(Mutex::new(Tail { walk: of.again(), places: BTreeMap::new() }))
+    });
     lock(&tail).reach(until)?;
     let mut tails = lock(&past.tails);
-    tails.insert(name.seq, Arc::clone(&tail));
+    tails.insert(seq, Arc::clone(&tail));
     while tails.len() > KEPT {
         tails.pop_first();
     }

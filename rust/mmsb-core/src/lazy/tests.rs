@@ -23,6 +23,7 @@ fn options() -> Options {
         max_memory: Some(64 << 20),
         seed: Some(3),
         segment_bytes: Some(4096 + 1500),
+        ..Options::default()
     }
 }
 

@@ -7,10 +7,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::meta;
 use super::reader::{Commit, Step, Walk, bad_header, commit_at, open_sparse};
 use super::recover::CheckpointMark;
 use super::segment::{self, SegmentHeader, SegmentName};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::vfs::Vfs;
 
 /// A commit with bytes of its own.
@@ -145,7 +146,8 @@ impl LogCursor {
 
     fn open_next(&mut self) -> Result<Walk> {
         let name = self.segments.pop().ok_or_else(|| missing(&self.dir, self.since))?;
-        let mut walk = open_sparse(&*self.vfs, &self.dir, name, None)?;
+        let opened = open_sparse(&*self.vfs, &self.dir, name, None);
+        let mut walk = opened.map_err(|error| let_go(&*self.vfs, &self.dir, name, error))?;
         if let Some(start) = self.start.filter(|start| start.name == name) {
             walk.skip_to(start.offset, start.epoch)?;
             assert!(walk.epoch < self.since, "a commit is left out");
@@ -210,6 +212,20 @@ impl LogCursor {
 }
 
 const MISSING: &str = "a published commit is missing";
+
+/// The error for a segment that could not be opened: it may have been pruned since it was listed.
+pub(crate) fn let_go(vfs: &dyn Vfs, dir: &Path, name: SegmentName, error: Error) -> Error {
+    match meta::base(vfs, dir) {
+        Ok(base) if error.is_missing() && name.seq < base.seq => {
+            let (epoch, base) = (name.first_epoch, base.epoch);
+            let what = format!(
+                "epoch {epoch} was let go while the log was read, which begins after {base} now"
+            );
+            Error::new(Code::EpochNotFound, what)
+        }
+        _ => error,
+    }
+}
 
 /// The error where no segment can have the commit.
 fn missing(dir: &Path, epoch: u64) -> Error {

@@ -235,6 +235,8 @@ fn creating_over_remains() {
         generation: 0,
         durable: Position::default(),
         durable_epoch: 0,
+        base: LogBase::default(),
+        parent: None,
     };
     meta::MetaSlots::create(&*vfs, dir(), meta).unwrap();
     raw(&*vfs, &dir().join("meta-1")).set_len(100).unwrap();

@@ -231,6 +231,8 @@ fn a_meta_slot() {
         generation: 0,
         durable: Position::default(),
         durable_epoch: 0,
+        base: LogBase::default(),
+        parent: None,
     };
     let mut slots = MetaSlots::create(&vfs, Path::new("/"), meta).unwrap();
     slots.write(Position { seq: 1, offset: 5000 }, 18).unwrap();

@@ -2,7 +2,8 @@
 //!
 //! [`Log`] writes, [`open`] reads a store back and decides what an incomplete end means, [`LogCursor`] walks through
 //! history, [`verify`] checks every byte. FORMAT.md has the layout. Invariants: one commit is one checksummed record;
-//! nothing is ever rewritten or silently shortened; only what a sync has reached is called durable.
+//! nothing is ever rewritten or silently shortened; only what a sync has reached is called durable; what lies before the
+//! base goes after the base is durable.
 
 mod active;
 pub(crate) mod birth;
@@ -39,16 +40,16 @@ mod tests;
 mod verify;
 mod writer;
 
-pub(crate) use cursor::Start;
 pub use cursor::{LogCursor, OwnedCommit};
-pub(crate) use meta::MetaSlots;
-pub use meta::{StoreMeta, read_meta};
+pub(crate) use cursor::{Start, let_go};
+pub use meta::{LogBase, Parent, StoreMeta, read_meta};
+pub(crate) use meta::{MetaSlots, base};
 pub use reader::Commit;
 pub(crate) use reader::{Seal, Step, Walk, commit_at, open_segment, open_sparse};
 pub use record::{HEADROOM, META, SOURCE, put_text};
 pub(crate) use record::{put_varint, take_varint, u64_at};
 pub use recover::{CheckpointMark, LogRecovery, OpenMode, open};
-pub(crate) use segment::{SegmentName, array, check_version, checked, list, log_dir};
+pub(crate) use segment::{SegmentName, array, check_version, checked, list, list_both, log_dir};
 pub use verify::{Walked, verify};
 pub use writer::{Log, SyncPoint};
 
@@ -87,6 +88,8 @@ pub struct LogOptions {
     /// Append through a mapping where the file system allows it. For a bus whose commits do not wait for a sync: a
     /// sync makes the next store into each page slower than a write.
     pub mapped: bool,
+    /// A checkpoint says that the log was durable up to this epoch.
+    pub promised: u64,
 }
 
 impl Default for LogOptions {
@@ -99,6 +102,7 @@ impl Default for LogOptions {
             block_size: 16 << 10,
             base_epoch: 0,
             mapped: false,
+            promised: 0,
         }
     }
 }

@@ -63,6 +63,12 @@ impl Window {
         })
     }
 
+    /// Another window over the same file.
+    fn again(&self) -> Window {
+        let (file, path) = (Arc::clone(&self.file), Arc::clone(&self.path));
+        Window { file, path, buf: Vec::new(), start: 0, span: WINDOW, least: WINDOW }
+    }
+
     /// Reads little at once, for records that lie apart.
     pub(crate) fn sparse(mut self) -> Window {
         (self.span, self.least) = (NARROW, NARROW);
@@ -233,6 +239,11 @@ impl Walk {
         let chain = header.chain;
         let (path, offset) = (window.path.clone(), RECORDS);
         Walk { window, path, header, offset, epoch, chain, commits: 0, sealed: false, durable: 0 }
+    }
+
+    /// A walk of its own through the same file, from the beginning.
+    pub(crate) fn again(&self) -> Walk {
+        Walk::new(self.window.again(), self.header.clone())
     }
 
     /// Goes on at the commit of `epoch`, if its record begins at `offset`; tells whether it does. What lies before is

@@ -129,12 +129,13 @@ pub fn open(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(Option<Log>, LogRecovery)> {
     let meta = read_meta(&*vfs, dir)?;
-    let names = segment::list(&*vfs, dir)?;
+    // By the slot that was read: another process may move the base meanwhile.
+    let (names, leftover) = segment::list_both(&*vfs, dir, meta.base.seq)?;
     if names.is_empty() {
         let log = segment::log_dir(dir);
         return Err(Error::corruption(&log, None, Some(1), "all segments are missing"));
     }
-    let mut scan = Scan::new(&*vfs, dir, &meta, names, from_epoch, &mode);
+    let mut scan = Scan::new(&*vfs, dir, &meta, names, from_epoch, opts.promised, &mode);
     let end = scan.run(on, progress)?;
     let (mut found, names, proven) = (scan.found, scan.names, scan.proven);
     // Nothing that anything proves to be durable may be cut or left out, whatever the verdict at its end was.
@@ -160,6 +161,10 @@ pub fn open(
     if meta.durable != state.end {
         slots.write(state.end, state.epoch)?;
         slots.sync()?;
+    }
+    if !leftover.is_empty() || !slots.agree(&*vfs)? {
+        slots.rebase(meta.base)?;
+        segment::remove(&*vfs, dir, &leftover)?;
     }
     assert_eq!(slots.now.durable, state.end, "a slot tells of another position");
     Ok((Some(Log::resume(vfs, dir, opts, lock, slots, state)?), found))

@@ -9,7 +9,7 @@ use super::meta::{read_slot, slot_paths};
 use super::reader::{Commit, Step, Walk, Window, bad_header, check_header, open_segment};
 use super::record::{self, COMMIT, HEADER, Head};
 use super::segment::{self, MAX_EPOCH, SegmentName};
-use super::{CheckpointMark, Position, StoreMeta};
+use super::{CheckpointMark, LogBase, Position, StoreMeta};
 use crate::error::{Code, Error, Result};
 use crate::vfs::Vfs;
 
@@ -93,7 +93,8 @@ pub(crate) fn identity(
 /// What is taken for granted of a store whose slots are gone: commits that wait for the disk.
 pub(crate) fn unknown(uuid: [u8; 16]) -> StoreMeta {
     let durable = Position::default();
-    StoreMeta { uuid, durability: 2, generation: 0, durable, durable_epoch: 0 }
+    let base = LogBase::default();
+    StoreMeta { uuid, durability: 2, generation: 0, durable, durable_epoch: 0, base, parent: None }
 }
 
 /// The segments that there are, in order, gaps or not.
@@ -122,17 +123,17 @@ pub(crate) fn names(
     Ok(names)
 }
 
-/// Reads all segments. What is wrong goes to `on_problem`; `progress` is told the bytes done.
+/// Reads all segments, of which the first should have the number `first`. What is wrong goes to `on_problem`; `progress` is told the bytes done.
 pub(crate) fn read(
     vfs: &dyn Vfs,
     dir: &Path,
     uuid: [u8; 16],
-    names: &[SegmentName],
+    (first, names): (u64, &[SegmentName]),
     on_problem: &mut dyn FnMut(Error),
     progress: &mut dyn FnMut(u64),
 ) -> Result<Runs> {
     let found = Runs::default();
-    let mut reading = Reading { found, open: None, next_seq: 0, last: 0, on_problem };
+    let mut reading = Reading { found, open: None, next_seq: first, last: 0, on_problem };
     for &name in names {
         let window = Window::open(vfs, &segment::log_dir(dir).join(name.file()))?;
         let size = window.size()?;

@@ -24,6 +24,8 @@ pub(super) struct Scan<'a> {
     meta: &'a StoreMeta,
     pub(super) names: Vec<SegmentName>,
     from_epoch: u64,
+    /// A checkpoint says that the log was durable up to this epoch.
+    promised: u64,
     /// The host reads: every file is synced before.
     sync: bool,
     /// Nothing from here on is shown.
@@ -65,11 +67,12 @@ impl<'a> Scan<'a> {
         meta: &'a StoreMeta,
         names: Vec<SegmentName>,
         from_epoch: u64,
+        promised: u64,
         mode: &OpenMode,
     ) -> Scan<'a> {
         assert!(!names.is_empty(), "a log without a segment is read");
-        let numbers = names.iter().map(|name| name.seq);
-        assert!(numbers.eq(0..names.len() as u64), "a segment is not at the place of its number");
+        let in_order = |a: &SegmentName, b: &SegmentName| a.seq + 1 == b.seq;
+        assert!(names.is_sorted_by(in_order), "a segment is not at the place of its number");
         let limit = matches!(mode, OpenMode::Reader { durable_only: true }).then_some(meta.durable);
         Scan {
             vfs,
@@ -77,6 +80,7 @@ impl<'a> Scan<'a> {
             meta,
             names,
             from_epoch,
+            promised: promised.max(from_epoch),
             sync: matches!(mode, OpenMode::Writer(_)),
             limit,
             proven: meta.durable,
@@ -134,7 +138,8 @@ impl<'a> Scan<'a> {
         let mut index = start;
         loop {
             let before = last.as_ref().map(|last| last.header.seq + 1);
-            assert!(before.is_none_or(|next| next == index as u64), "a segment is left out");
+            let is_next = before.is_none_or(|next| next == self.names[index].seq);
+            assert!(is_next, "a segment is left out");
             let Some(mut walk) = self.enter(index, last.as_ref())? else {
                 return match last {
                     Some(last) => self.torn(index - 1, last, index),
@@ -326,7 +331,7 @@ impl<'a> Scan<'a> {
             promised_by_record: by_record,
             promised_by_header: by_header,
             promised_by_meta: self.meta.durable > here,
-            promised_by_checkpoint: epoch <= self.from_epoch,
+            promised_by_checkpoint: epoch <= self.promised,
         }))
     }
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::Position;
 use super::record::u64_at;
+use super::{Position, meta};
 use crate::error::{Code, Error, Result};
 use crate::hash::h64;
 use crate::museum::{Defect, planted};
@@ -80,7 +80,7 @@ impl SegmentHeader {
         if !checked(bytes, HEADER_LEN, &MAGIC) {
             return Ok(None);
         }
-        check_version(bytes, file)?;
+        check_version(bytes, 0, file)?;
         if bytes[120..HEADER_LEN - 8].iter().any(|&b| b != 0) {
             return Ok(None);
         }
@@ -113,11 +113,11 @@ pub(crate) fn checked(bytes: &[u8], len: usize, magic: &[u8; 16]) -> bool {
 }
 
 /// Refuses a file of a newer format. All files keep the version at byte 16, the required features at 24.
-pub(crate) fn check_version(bytes: &[u8], file: &Path) -> Result<()> {
+pub(crate) fn check_version(bytes: &[u8], known: u64, file: &Path) -> Result<()> {
     assert!(bytes.len() >= 32, "a header ends before its features");
     let major = u64_at(bytes, 16) as u16;
     let required = u64_at(bytes, 24);
-    if major == MAJOR && required == 0 {
+    if major == MAJOR && required & !known == 0 {
         return Ok(());
     }
     Err(newer(file, &format!("format {major} with required features {required:#x}")))
@@ -157,15 +157,24 @@ impl SegmentName {
     }
 }
 
-/// The segments of a store in order. A gap in the sequence is damage.
+/// The segments of a store in order, from its base on. A gap in the sequence is damage.
 pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<SegmentName>> {
+    Ok(list_both(vfs, dir, meta::base(vfs, dir)?.seq)?.0)
+}
+
+/// The segments of a store in order, from number `base` on, and what is left of those before it.
+pub(crate) fn list_both(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    base: u64,
+) -> Result<(Vec<SegmentName>, Vec<SegmentName>)> {
     let log = log_dir(dir);
     let names = match vfs.list(&log) {
         // A creation that was interrupted may have lost the directory.
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Vec::new(),
         listed => listed.map_err(|e| Error::storage(&log, &e, "list"))?,
     };
-    let mut found: Vec<SegmentName> = Vec::new();
+    let (mut found, mut leftover): (Vec<SegmentName>, Vec<SegmentName>) = Default::default();
     for name in names.iter().filter(|name| name.ends_with(EXTENSION)) {
         let path = log.join(name);
         let Some(segment) = SegmentName::parse(name) else {
@@ -174,8 +183,12 @@ pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<SegmentName>> {
         if segment.first_epoch == 0 || segment.first_epoch > MAX_EPOCH {
             return Err(Error::corruption(&path, None, None, "no segment begins with this epoch"));
         }
+        if segment.seq < base {
+            leftover.push(segment);
+            continue;
+        }
         let previous = found.last();
-        let expected = previous.map_or(0, |p| p.seq + 1);
+        let expected = previous.map_or(base, |p| p.seq + 1);
         if segment.seq != expected {
             let what = format!("the segment with number {expected} before it is missing");
             return Err(Error::corruption(&path, None, previous.map(|p| p.first_epoch), what));
@@ -191,12 +204,28 @@ pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<SegmentName>> {
         found.push(segment);
     }
     let numbers = found.iter().map(|name| name.seq);
-    assert!(numbers.eq(0..found.len() as u64), "a segment is not at the place of its number");
+    assert!(
+        numbers.eq(base..base + found.len() as u64),
+        "a segment is not at the place of its number"
+    );
     let in_order = |a: &SegmentName, b: &SegmentName| a.first_epoch <= b.first_epoch;
     assert!(found.is_sorted_by(in_order), "epochs go back from segment to segment");
     let last = found.last().map_or(0, |name| name.first_epoch);
     assert!(last <= MAX_EPOCH, "a segment begins past the last epoch");
-    Ok(found)
+    Ok((found, leftover))
+}
+
+/// Removes what is left of segments before the base, which is durable. A power loss may have brought a name back.
+pub(crate) fn remove(vfs: &dyn Vfs, dir: &Path, leftover: &[SegmentName]) -> Result<()> {
+    let log = log_dir(dir);
+    for name in leftover {
+        let path = log.join(name.file());
+        vfs.unlink(&path).map_err(|e| Error::storage(&path, &e, "remove"))?;
+    }
+    if leftover.is_empty() {
+        return Ok(());
+    }
+    vfs.sync_dir(&log).map_err(|e| Error::storage(&log, &e, "sync"))
 }
 
 /// Makes the directories of a store; those that are there are fine.
@@ -278,6 +307,13 @@ impl Gate {
     /// Makes the names of all segments durable, where no writer can have failed yet.
     pub(crate) fn sync_names(&self) -> Result<()> {
         self.names.sync().map_err(|e| Error::storage(&self.log, &e, "sync"))
+    }
+
+    /// Makes durable that names are gone. A failure is final like that of any other sync.
+    pub(crate) fn sync_removed(&self) -> Result<()> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check()?;
+        self.sync_names().inspect_err(|error| _ = self.failure.set(error.clone()))
     }
 
     /// Fails if a sync has failed.

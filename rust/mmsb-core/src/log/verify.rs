@@ -75,7 +75,9 @@ pub fn verify(
             "the last segment is missing",
         ));
     }
-    if names.is_empty() {
+    // A reader that stays at an epoch before the base has no log any more.
+    let is_past = |meta: &StoreMeta| end.is_some_and(|end| end.seq < meta.base.seq);
+    if names.is_empty() && !meta.as_ref().is_some_and(is_past) {
         on_problem(Error::corruption(
             &segment::log_dir(dir),
             None,

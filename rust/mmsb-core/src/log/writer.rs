@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use super::active::{Active, Entry};
 use super::birth;
 use super::mapped::Helper;
-use super::meta::{MetaSlots, StoreMeta};
+use super::meta::{LogBase, MetaSlots, Parent, StoreMeta};
 use super::record::{self, HEADROOM, SEAL_ROOM, padded};
 use super::segment::{self, Gate, MAX_EPOCH, RECORDS, Segment, SegmentHeader, SegmentName};
 use super::{LogOptions, Position};
@@ -97,6 +97,28 @@ impl SyncPoint {
 impl Log {
     /// Makes a store with an empty log, durable when this returns.
     pub fn create(vfs: Arc<dyn Vfs>, dir: &Path, opts: LogOptions) -> Result<Log> {
+        Log::create_with(vfs, dir, opts, None, &mut |_| Ok(()))
+    }
+
+    /// The same for a fork: `fill` is given the store's number and makes the state durable that the log begins with.
+    /// If it fails there is no store.
+    pub(crate) fn fork(
+        vfs: Arc<dyn Vfs>,
+        dir: &Path,
+        opts: LogOptions,
+        parent: Parent,
+        fill: &mut dyn FnMut([u8; 16]) -> Result<()>,
+    ) -> Result<Log> {
+        Log::create_with(vfs, dir, opts, Some(parent), fill)
+    }
+
+    fn create_with(
+        vfs: Arc<dyn Vfs>,
+        dir: &Path,
+        opts: LogOptions,
+        parent: Option<Parent>,
+        fill: &mut dyn FnMut([u8; 16]) -> Result<()>,
+    ) -> Result<Log> {
         if opts.base_epoch >= MAX_EPOCH {
             let what =
                 format!("base_epoch = {}; at most {} (2**62 - 1)", opts.base_epoch, MAX_EPOCH - 1);
@@ -109,8 +131,14 @@ impl Log {
             generation: 0,
             durable: Position::default(),
             durable_epoch: 0,
+            base: LogBase { seq: 0, epoch: opts.base_epoch },
+            parent,
         };
-        let mut log = Log::begin(vfs, dir, opts, lock, meta)?;
+        // The state of a fork is there before its log: without the mark it would be taken for another store's.
+        if parent.is_some() {
+            birth::set_mark(&*vfs, dir)?;
+        }
+        let mut log = Log::begin(vfs, dir, opts, lock, meta, fill)?;
         log.write_meta()?;
         assert_eq!(log.meta.now.durable, log.state.end, "a slot tells of another position");
         log.meta.sync()?;
@@ -118,17 +146,21 @@ impl Log {
         Ok(log)
     }
 
-    /// A durable, empty log in a directory that was claimed. Where a store is being copied into it, it is none until a
-    /// slot was written.
+    /// A durable, empty log in a directory that was claimed, behind the state that `fill` makes. Where there is a mark it
+    /// is no store until a slot was written, and if this fails none comes of it.
     pub(crate) fn begin(
         vfs: Arc<dyn Vfs>,
         dir: &Path,
         opts: LogOptions,
         lock: Box<dyn StoreLock>,
         meta: StoreMeta,
+        fill: &mut dyn FnMut([u8; 16]) -> Result<()>,
     ) -> Result<Log> {
         let meta = MetaSlots::create(&*vfs, dir, meta)?;
         birth::sync_place(&*vfs, dir)?;
+        // What can't be removed now is removed by the next creation; where there is no mark nothing is.
+        let give_up = |vfs: &dyn Vfs| _ = birth::remove_copy(vfs, dir);
+        fill(meta.now.uuid).inspect_err(|_| give_up(&*vfs))?;
         let state = LogState {
             next_seq: 0,
             epoch: opts.base_epoch,
@@ -138,17 +170,22 @@ impl Log {
             sealed_bytes: 0,
         };
         let mut log = Log::resume(vfs, dir, opts, lock, meta, state)?;
-        log.start_segment()?;
-        assert_eq!(log.state.end, Position { seq: 0, offset: RECORDS }, "a new log is not empty");
-        assert!(log.behind.is_empty(), "a new log has a sealed segment");
-        let point = log.sync_point();
-        point.sync()?;
-        log.synced(&point);
-        assert_eq!(log.durable, log.state.end, "a new log is not durable");
-        assert_eq!(log.durable_epoch, log.opts.base_epoch, "a new log has commits");
-        let name = SegmentName { seq: 0, first_epoch: log.state.epoch + 1 };
-        birth::announce(&*log.vfs, dir, name, &log.gate)?;
+        log.name_first().inspect_err(|_| give_up(&*log.vfs))?;
         Ok(log)
+    }
+
+    /// Makes the first segment, durable under its name.
+    fn name_first(&mut self) -> Result<()> {
+        self.start_segment()?;
+        assert_eq!(self.state.end, Position { seq: 0, offset: RECORDS }, "a new log is not empty");
+        assert!(self.behind.is_empty(), "a new log has a sealed segment");
+        let point = self.sync_point();
+        point.sync()?;
+        self.synced(&point);
+        assert_eq!(self.durable, self.state.end, "a new log is not durable");
+        assert_eq!(self.durable_epoch, self.opts.base_epoch, "a new log has commits");
+        let name = SegmentName { seq: 0, first_epoch: self.state.epoch + 1 };
+        birth::announce(&*self.vfs, &self.dir, name, &self.gate)
     }
 
     /// A writer that goes on where everything before `state.end` is durable.
@@ -443,6 +480,25 @@ impl Log {
         self.meta.write(self.durable, self.durable_epoch)?;
         assert_eq!(self.meta.now.durable, self.durable, "a slot tells of another position");
         Ok(())
+    }
+
+    /// Brings a base into both meta slots, durably: what lies before it may go when this returns. After an error which of
+    /// them has it is not known, and the writer has ended.
+    pub(crate) fn rebase(&mut self, base: LogBase) -> Result<()> {
+        self.usable()?;
+        // The segment that the log is to begin with must not be lost with the power.
+        let point = self.sync_point();
+        point.sync()?;
+        self.synced(&point);
+        let done = self.write_meta().and_then(|()| self.meta.rebase(base));
+        self.broken |= done.is_err();
+        done
+    }
+
+    /// Segments before the base of so many bytes are gone; makes that durable. A failure ends the writer.
+    pub(crate) fn removed(&mut self, bytes: u64) -> Result<()> {
+        self.state.sealed_bytes = self.state.sealed_bytes.saturating_sub(bytes);
+        self.gate.sync_removed()
     }
 
     /// Syncs, seals, and makes everything durable; no segment is open afterwards. The lock is held until the log is

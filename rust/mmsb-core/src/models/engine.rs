@@ -18,6 +18,7 @@ use crate::sync::{self, lock};
 use crate::table;
 use crate::vfs::RamVfs;
 use crate::view::View;
+use crate::window::Retention;
 
 const HOW: How<'static> =
     How { source: None, meta: None, durability: None, time: Some(1), wait: true };
@@ -127,6 +128,34 @@ fn views(nbytes: u64) -> impl Fn() + Sync + Send + 'static {
 fn loom_views() {
     holds("commits and views", views(SMALL));
     holds("commits and views of a large page", views(LARGE));
+}
+
+/// Epochs of the window are pinned while commits go on and the window with them.
+#[test]
+fn loom_window() {
+    holds("the window", || {
+        let core = engine(SMALL);
+        core.retain(Some(Retention::Epochs(2))).unwrap();
+        let other = Arc::clone(&core);
+        let reader = thread::spawn(move || {
+            for epoch in [1, 2] {
+                if let Some(snapshot) = Snapshot::retained(&other, epoch).unwrap() {
+                    assert_eq!(snapshot.epoch(), epoch);
+                    read(&snapshot);
+                }
+            }
+        });
+        for epoch in [2, 3] {
+            commit(&core, epoch);
+            reclaim(&core);
+        }
+        reader.join().unwrap();
+        assert!(Snapshot::retained(&core, 1).unwrap().is_none());
+        read(&Snapshot::retained(&core, 2).unwrap().unwrap());
+        core.retain(None).unwrap();
+        reclaim(&core);
+        assert_eq!(lock(&core.sequencer).reclaim.held_bytes(), 0);
+    });
 }
 
 /// Two writers add one to what they found, as transactions; nothing is lost.

@@ -10,7 +10,7 @@ use crate::delta::NewPage;
 use crate::log::double::Double;
 use crate::sequence::How;
 use crate::vfs::{RamVfs, write_all_at};
-use crate::{Bus, Durability, Mode};
+use crate::{Bus, Durability, Keep, Mode};
 
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
@@ -27,6 +27,7 @@ fn options() -> Options {
         max_memory: Some(16 << 20),
         seed: Some(3),
         segment_bytes: Some(SEGMENT),
+        ..Options::default()
     }
 }
 
@@ -289,8 +290,13 @@ fn slots_and_checkpoints() {
     for path in &kept {
         for at in (0..world.files[path].len()).step_by(if cfg!(miri) { 3001 } else { 401 }) {
             let told = world.salvage(&world.with(path, |bytes| bytes[at] ^= 1), NEWEST);
-            assert_eq!((told.epoch, told.problems.len()), (EPOCHS, 1));
-            assert_eq!(told.problems[0].detail.file.as_deref(), Some(&**path));
+            // That of the base is one of those that stand on it too.
+            let most = if path == &kept[0] { kept.len() } else { 1 };
+            assert_eq!(told.epoch, EPOCHS);
+            assert!((1..=most).contains(&told.problems.len()), "{:?}", told.problems);
+            let files = told.problems.iter().filter_map(|problem| problem.detail.file.as_ref());
+            assert!(files.clone().any(|file| file == path));
+            assert!(files.clone().all(|file| kept.contains(file)));
         }
     }
     // The newest one and the log before it: the one before serves.
@@ -302,7 +308,7 @@ fn slots_and_checkpoints() {
     // A checkpoint of another store with the same epoch.
     let mut other = world.files.clone();
     other.get_mut(&kept[0]).unwrap()[4096..].reverse();
-    assert_eq!(world.salvage(&other, ALL).problems.len(), 1);
+    assert!(!world.salvage(&other, ALL).problems.is_empty());
 }
 
 #[test]
@@ -429,4 +435,130 @@ fn every_call_fails() {
         }
     }
     assert!(failed > 40, "{failed} of {nth}");
+}
+
+/// Epochs before the base that tags keep.
+const BEFORE: [u64; 8] = [3, 7, 10, 14, 17, 21, 24, 28];
+
+/// A store whose log begins at epoch 30, with some checkpoints before it: the files, and the old world beside it.
+fn pruned() -> (Files, World) {
+    let world = world(SEGMENT);
+    let vfs = lay_out(&world.files);
+    let bus = open(&vfs, "/s", Mode::ReadWrite).unwrap();
+    let keep = Keep { log_since: Some(35), ..Keep::default() };
+    let report = bus.prune(&keep).unwrap();
+    assert_eq!((report.oldest, report.checkpoints.len()), (3, BEFORE.len() - 1));
+    assert_eq!(report.let_go.last(), Some(&(29, 30)));
+    bus.close().unwrap();
+    (files(&*vfs, Path::new("/s")), world)
+}
+
+/// Salvages, and compares every epoch that opens with what it was; it must be one of these.
+fn salvage_pruned(damaged: &Files, world: &World, wish: Wish, opens: &[u64]) -> Salvage {
+    let vfs = lay_out(damaged);
+    let told = salvage(&vfs, "/new", wish).unwrap();
+    assert_eq!(files(&*vfs, Path::new("/s")), *damaged, "the source was touched");
+    for mode in [Mode::Read, Mode::ReadWrite] {
+        let bus = open(&vfs, "/new", mode).unwrap();
+        assert!(bus.verify(&mut |_, _| {}).unwrap().problems.is_empty());
+        assert_eq!(bus.epoch(), told.epoch);
+        let end = told.epoch - u64::from(told.appended.is_some());
+        for epoch in 0..=end {
+            match bus.snapshot_at(epoch) {
+                Ok(at) => {
+                    assert!(opens.contains(&epoch), "epoch {epoch} opens");
+                    assert_eq!(at.digest().unwrap(), world.digests[epoch as usize]);
+                    assert_eq!(at.tags(), world.said[epoch as usize].0);
+                }
+                Err(error) => {
+                    assert_eq!(error.code, Code::EpochNotFound);
+                    assert!(!opens.contains(&epoch), "epoch {epoch}: {error}");
+                }
+            }
+        }
+        for commit in bus.log(0, end, false).unwrap() {
+            let commit = commit.unwrap();
+            assert_eq!(format!("{commit:?}"), world.said[commit.epoch() as usize].1);
+        }
+        if let Some(epoch) = told.appended {
+            let newest = bus.snapshot().unwrap().digest().unwrap();
+            assert_eq!(newest, world.digests[epoch as usize]);
+        }
+    }
+    told
+}
+
+fn all_from(first: u64, last: u64, more: &[u64]) -> Vec<u64> {
+    more.iter().copied().chain(first..=last).collect()
+}
+
+#[test]
+fn a_store_that_was_pruned() {
+    let (whole, world) = pruned();
+    let newest = Wish { upto: None, newest: true };
+    let told = salvage_pruned(&whole, &world, newest, &all_from(30, EPOCHS, &BEFORE));
+    assert_eq!((told.epoch, told.torn_bytes), (EPOCHS, 0));
+    assert!(told.problems.is_empty() && told.lost.is_empty() && told.later.is_empty(), "{told:?}");
+    let walked = verify_on(lay_out(&whole), Path::new("/s"), &mut |_, _| {}).unwrap();
+    assert!(walked.problems.is_empty(), "{walked:?}");
+    for upto in [30, 31, 47] {
+        let wish = Wish { upto: Some(upto), newest: false };
+        assert_eq!(salvage_pruned(&whole, &world, wish, &all_from(30, upto, &BEFORE)).epoch, upto);
+    }
+    for upto in [10, 11, 13] {
+        let wish = Wish { upto: Some(upto), newest: true };
+        let told = salvage_pruned(&whole, &world, wish, &BEFORE[..3]);
+        assert_eq!((told.epoch, told.lost, told.later), (10, vec![], vec![]));
+    }
+    let vfs = lay_out(&whole);
+    let none = salvage(&vfs, "/new", Wish { upto: Some(2), newest: true }).unwrap_err();
+    assert_eq!(none.code, Code::EpochNotFound, "{none}");
+    assert!(none.message.contains("let go"), "{none}");
+    // What a crash left of a segment before the base means nothing.
+    let mut left = whole.clone();
+    left.insert("/s/log/0000000000000000-0000000000000001.mlog".into(), vec![1; 5000]);
+    let told = salvage_pruned(&left, &world, newest, &all_from(30, EPOCHS, &BEFORE));
+    assert!(told.problems.is_empty(), "{told:?}");
+}
+
+/// The checkpoint of the base, that before it, all of them, a slot, a record.
+#[test]
+fn a_pruned_store_that_is_damaged() {
+    let (whole, world) = pruned();
+    let newest = Wish { upto: None, newest: true };
+    let file = |epoch| checkpoint::path(Path::new("/s"), epoch);
+    let spoil = |files: &mut Files, path: &Path, at: usize| files.get_mut(path).unwrap()[at] ^= 1;
+    for gone in [false, true] {
+        let mut files = whole.clone();
+        match gone {
+            true => _ = files.remove(&file(30)),
+            false => spoil(&mut files, &file(30), 4200),
+        }
+        let told = salvage_pruned(&files, &world, newest, &all_from(50, EPOCHS, &BEFORE));
+        assert_eq!((told.lost, told.epoch), (vec![(30, 50)], EPOCHS));
+        assert_eq!((told.problems.len(), &told.problems[0].detail.file), (1, &Some(file(30))));
+    }
+    let mut files = whole.clone();
+    spoil(&mut files, &file(10), 4200);
+    let rest = BEFORE.map(|epoch| if epoch == 10 { 3 } else { epoch });
+    let told = salvage_pruned(&files, &world, newest, &all_from(30, EPOCHS, &rest));
+    assert_eq!((told.lost, told.problems.len()), (vec![(10, 11)], 1));
+    let mut files = whole.clone();
+    [30, 50].into_iter().for_each(|epoch| spoil(&mut files, &file(epoch), 4200));
+    let refused = salvage(&lay_out(&files), "/new", newest).unwrap_err();
+    assert_eq!(refused.code, Code::Corruption, "{refused}");
+    assert!(refused.message.contains("let go"), "{refused}");
+    let mut files = whole.clone();
+    spoil(&mut files, Path::new("/s/meta-0"), 60);
+    let told = salvage_pruned(&files, &world, newest, &all_from(30, EPOCHS, &BEFORE));
+    assert_eq!((told.problems.len(), told.lost), (1, vec![]));
+    // A record between: what follows the next checkpoint is whole, and can be the newest state.
+    let mut files = whole.clone();
+    let names: Vec<_> = names(&*lay_out(&files), Path::new("/s"), &mut |e| panic!("{e}")).unwrap();
+    let name = names.iter().rfind(|name| name.first_epoch <= 40).unwrap();
+    spoil(&mut files, &Path::new("/s/log").join(name.file()), 4096 + 40);
+    let end = name.first_epoch - 1;
+    let told = salvage_pruned(&files, &world, newest, &all_from(30, end, &BEFORE));
+    assert_eq!((told.epoch, told.appended), (end + 1, Some(EPOCHS)));
+    assert_eq!((told.lost, told.later), (vec![(end + 1, 50)], vec![(50, EPOCHS + 1)]));
 }

@@ -9,7 +9,9 @@ use mmsb_core::vfs::Vfs;
 use mmsb_core::{Code, Durability, Mode, Options, log};
 use twox_hash::XxHash3_64;
 
-use crate::model::{Act, BACKUP, Driver, Ledger, State, check_backup, random_act};
+use crate::model::{
+    Act, BACKUP, Driver, FORK, Ledger, State, check_backup, check_fork, random_act,
+};
 use crate::rng::{Rng, mix};
 use crate::sim::{Disk, SimVfs};
 
@@ -43,6 +45,8 @@ impl Setup {
             max_memory: Some(8 << 20),
             seed: Some(7),
             segment_bytes: Some(4096 + 700),
+            compress: self.durability == Durability::Os,
+            ..Options::default()
         }
     }
 
@@ -122,6 +126,7 @@ impl Law {
             self.ledger.told,
             u64::from(self.ledger.submitted.is_some()),
             self.states,
+            self.ledger.opens.kept.iter().copied().fold(self.ledger.opens.base, mix),
         ];
         disk.fingerprint() ^ u128::from(known.into_iter().fold(0, mix))
     }
@@ -212,11 +217,12 @@ pub fn check(setup: &Setup, disk: Disk, law: &Law, seed: u64) -> Lives {
     lives
 }
 
-/// A copy that a crash ended is no store, or it is whole.
+/// A copy or a fork that a crash ended is no store, or it is whole.
 fn check_copies(sim: &SimVfs, history: &[Arc<State>]) {
-    let is_copy = |dir: &Path| {
-        dir.extension().is_some_and(|ext| ext.to_str().is_some_and(|ext| ext.starts_with(BACKUP)))
+    let begins = |dir: &Path, with: &str| {
+        dir.extension().is_some_and(|ext| ext.to_str().is_some_and(|ext| ext.starts_with(with)))
     };
+    let is_copy = |dir: &Path| begins(dir, BACKUP) || begins(dir, FORK);
     let disk = sim.disk();
     let found = disk.files().filter_map(|(path, _)| path.ancestors().find(|dir| is_copy(dir)));
     let dirs: BTreeSet<&Path> = found.collect();
@@ -224,6 +230,10 @@ fn check_copies(sim: &SimVfs, history: &[Arc<State>]) {
     for dir in dirs {
         match log::read_meta(&*vfs, dir) {
             Err(error) if error.code == Code::BusNotFound => {}
+            _ if begins(dir, FORK) => {
+                let checked = check_fork(&vfs, dir, Mode::ReadWrite, history);
+                assert!(checked.is_ok(), "{}: {checked:?}", dir.display());
+            }
             _ => {
                 let checked = check_backup(&vfs, dir, Mode::ReadWrite, history);
                 assert!(checked.is_ok(), "{}: {checked:?}", dir.display());

@@ -34,6 +34,8 @@ fn options(seed: u64) -> Options {
         max_memory: Some(2 << 20),
         seed: Some(seed),
         segment_bytes: Some(10 << 10),
+        compress: true,
+        ..Options::default()
     }
 }
 

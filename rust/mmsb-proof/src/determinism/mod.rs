@@ -18,6 +18,7 @@ use mmsb_core::{Bus, Mode};
 use twox_hash::{XxHash3_64, XxHash3_128};
 
 use crate::args::Args;
+use crate::format;
 use crate::model::{Act, check_snapshot};
 use crate::report::Row;
 use crate::sim::{Disk, SimVfs};
@@ -90,7 +91,7 @@ impl Check<'_> {
         }
     }
 
-    /// Restarts with all checkpoints, with none, and with each alone.
+    /// Restarts with all checkpoints, with none, and with each and what it stands on.
     fn restarts(&mut self, disk: &Disk, way: &Way) {
         let head = self.head();
         let names = disk.files_in(Path::new("/bus/checkpoints"), false);
@@ -102,9 +103,15 @@ impl Check<'_> {
         self.digest(&reader, head, "in a reader");
         for kept in checkpoints.iter().map(Some).chain([None]) {
             let mut disk = disk.clone();
-            checkpoints.iter().filter(|&path| Some(path) != kept).for_each(|path| disk.lose(path));
-            let bus = restart(disk, way, Mode::ReadWrite);
             let from = kept.map(|path| epoch_of(path));
+            let base = kept.and_then(|path| Some(format::word(disk.read(path)?, 152)));
+            for path in &checkpoints {
+                let epoch = Some(epoch_of(path));
+                if epoch != from && (epoch != base || base == Some(0)) {
+                    disk.lose(path);
+                }
+            }
+            let bus = restart(disk, way, Mode::ReadWrite);
             assert_eq!(bus.recovery().unwrap().checkpoint_epoch, from);
             self.digest(&bus, head, &format!("recovered from {from:?}"));
             self.epochs(&bus, from.unwrap_or(0)..=head, &format!("replayed from {from:?}"));

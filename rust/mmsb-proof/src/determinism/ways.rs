@@ -73,8 +73,9 @@ pub(super) fn history(seed: u64, index: u64) -> Vec<Act> {
     while acts.len() < ACTS {
         let act = random_act(&mut rng);
         if acts.len() >= PAGES || matches!(act, Act::Create { .. }) {
-            // Elsewhere than on a simulated file system this is a checkpoint without a commit.
-            let alone = matches!(act, Act::CheckpointDuring { .. });
+            // Elsewhere than on a simulated file system this is a checkpoint without a commit. What a bus in a directory
+            // lets go one in memory keeps.
+            let alone = matches!(act, Act::CheckpointDuring { .. } | Act::Prune { .. });
             acts.push(if alone { Act::Checkpoint } else { act });
         }
     }
@@ -94,6 +95,8 @@ fn commits(act: &Act) -> bool {
             | Act::CheckpointDuring { .. }
             | Act::Backup
             | Act::Recover
+            | Act::ForkTo { .. }
+            | Act::Prune { .. }
             | Act::Sync
             | Act::Reopen
     )

@@ -148,6 +148,7 @@ pub fn checkpoint_load(data: &[u8]) {
     words.iter().enumerate().for_each(|(i, &word)| format::set_word(&mut bytes, 56 + 8 * i, word));
     format::set_word(&mut bytes, 40, UUID);
     bytes[136..152].copy_from_slice(&digest.to_le_bytes());
+    bytes[24] = u8::from(style & 16 == 0);
     if style & 4 != 0 {
         let at = input.byte() as usize % 20 * 8;
         let word = input.word(8);
@@ -233,9 +234,19 @@ fn page<'a>(
     index.push(location);
     varint(index, input.word(1) % 4);
     varint(index, input.word(1) % 4);
-    varint(index, at as u64);
+    let in_runs = odd & 64 != 0;
+    varint(index, if in_runs { 0 } else { at as u64 });
     for piece in file[at..at + len].chunks(16384) {
         index.extend_from_slice(&format::h128(piece).to_le_bytes());
+    }
+    if in_runs {
+        let blocks = len.div_ceil(16384) as u64;
+        match odd & 128 == 0 {
+            true if blocks == 0 => {}
+            true => [blocks << 3 | 1, at as u64].iter().for_each(|&word| varint(index, word)),
+            // Blocks of zeros and any others, in any number, compressed or of a base that may not be.
+            false => index.extend_from_slice(input.run()),
+        }
     }
     (id, Made { texts: [name, dtype, meta], location, itemsize, shape, at, len })
 }

@@ -43,6 +43,10 @@ pub fn alphabet() -> Vec<Act> {
         Act::CheckpointDuring { call: 5, page: 0, byte: 10 },
         Act::Backup,
         Act::Recover,
+        Act::ForkTo { back: 1, byte: 6 },
+        Act::Prune { since: Some(0), checkpoints: None, every: None },
+        Act::Prune { since: Some(1), checkpoints: Some(1), every: Some(2) },
+        Act::Retain { rule: 2 },
         Act::Sync,
         Act::Reopen,
     ]
@@ -95,10 +99,17 @@ pub fn random_act(rng: &mut Rng) -> Act {
         24 => Act::Travel { back: byte(rng) },
         25 => Act::Checkpoint,
         26 => Act::CheckpointUnasked,
+        // What takes no number of its own leaves all that follow as they were.
+        27 if page % 3 == 0 => Act::ForkTo { back: page / 3, byte: page },
         27 => Act::Backup,
         28 => Act::CheckpointDuring { call: rng.below(12) as u8, page, byte: byte(rng) },
         29 => Act::Sync,
-        30 => Act::Recover,
+        30 if page % 2 == 1 => Act::Recover,
+        30 => Act::Prune {
+            since: (page % 16 != 0).then_some(page / 16),
+            checkpoints: (page / 2 % 3).checked_sub(1),
+            every: (page % 5 == 0).then_some(page / 2 % 7),
+        },
         _ => Act::Reopen,
     }
 }

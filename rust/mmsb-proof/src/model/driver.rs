@@ -1,6 +1,8 @@
 //! A bus beside its model: each step is taken by both, and everything is compared.
 
 mod ends;
+mod past;
+mod window;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +13,9 @@ use mmsb_core::{
     View,
 };
 
+use self::window::Window;
 use super::Act;
+use super::opens::Opens;
 use super::state::{Page, State, check_snapshot, meta_of, name_of};
 use crate::sim::SimVfs;
 
@@ -24,6 +28,8 @@ pub struct Ledger {
     pub durable: u64,
     /// What a commit that is under way will make, if it comes about.
     pub submitted: Option<Arc<State>>,
+    /// The epochs that open, whatever becomes of a pruning that is under way.
+    pub opens: Opens,
 }
 
 /// Where a bus in a directory lives.
@@ -46,6 +52,9 @@ pub struct Driver {
     pub ledgers: Vec<Ledger>,
     /// A commit of which nobody knows whether it came about.
     in_doubt: Option<Arc<State>>,
+    /// The epochs that must open, and those that may: more only after a pruning that failed.
+    must: Opens,
+    may: Opens,
     /// Something failed since the bus was opened.
     failed: bool,
     place: Option<Place>,
@@ -58,6 +67,8 @@ pub struct Driver {
     clock: u64,
     snapshots: Vec<(Snapshot, Arc<State>)>,
     views: Vec<(View, Vec<u8>)>,
+    /// The epochs that are in memory begin with this one.
+    window: Option<Window>,
 }
 
 /// Who commits, in turn.
@@ -72,6 +83,8 @@ pub fn options(durability: Durability) -> Options {
         max_memory: Some(256 << 20),
         seed: Some(7),
         segment_bytes: Some(64 << 10),
+        compress: durability == Durability::Os,
+        ..Options::default()
     }
 }
 
@@ -131,8 +144,11 @@ impl Driver {
         sim.acknowledged(&place.dir, epoch, true);
         let mut driver = Driver::begin(bus, Some(place), options.clone());
         driver.history = history;
-        driver.ledgers = vec![Ledger { told: epoch, durable: epoch, submitted: None }];
         driver.digests = Vec::new();
+        driver.must = ledger.opens.clone();
+        driver.accept_what_opens()?;
+        let opens = driver.must.clone();
+        driver.ledgers = vec![Ledger { told: epoch, durable: epoch, submitted: None, opens }];
         Ok(driver)
     }
 
@@ -149,11 +165,14 @@ impl Driver {
             place,
             options,
             history: vec![Arc::new(start)],
-            ledgers: vec![Ledger { told: 0, durable: 0, submitted: None }],
+            ledgers: vec![Ledger { told: 0, durable: 0, submitted: None, opens: Opens::default() }],
             in_doubt: None,
+            must: Opens::default(),
+            may: Opens::default(),
             failed: false,
             snapshots: vec![],
             views: vec![],
+            window: None,
         }
     }
 
@@ -185,7 +204,8 @@ impl Driver {
     fn note(&mut self, submitted: Option<Arc<State>>) {
         let durable = if self.place.is_some() { self.bus.durable_epoch() } else { 0 };
         let submitted = submitted.or_else(|| self.in_doubt.clone());
-        self.ledgers.push(Ledger { told: self.epoch(), durable, submitted });
+        let opens = self.must.clone();
+        self.ledgers.push(Ledger { told: self.epoch(), durable, submitted, opens });
         if let Some(sim) = self.sim() {
             sim.set_mark(self.ledgers.len() as u64 - 1);
         }
@@ -218,6 +238,7 @@ impl Driver {
         assert_eq!(done.changed, next.is_some());
         self.history.extend(next);
         assert_eq!((done.epoch, self.bus.epoch()), (self.epoch(), self.epoch()));
+        self.move_window();
         self.note(None);
         if let Some(place) = &self.place {
             let durable = done.changed && durability == Durability::Disk;
@@ -479,7 +500,7 @@ impl Driver {
             }
             Act::Restore { back } => {
                 let to = self.back(*back);
-                let snapshot = self.bus.snapshot_at(to as u64)?;
+                let Some(snapshot) = self.open_epoch(to)? else { return Ok(()) };
                 let mut changed = false;
                 let target = self.history[to].pages.clone();
                 next.pages.retain(|id, _| target.contains_key(id));
@@ -502,7 +523,7 @@ impl Driver {
             }
             Act::Fork { back, byte } => {
                 let at = self.back(*back);
-                let base = self.bus.snapshot_at(at as u64)?;
+                let Some(base) = self.open_epoch(at)? else { return Ok(()) };
                 let fork = self.bus.fork(&base)?;
                 check_snapshot(&fork.snapshot().unwrap(), &self.history[at])?;
                 let Some(id) = self.history[at].pick(*byte) else { return Ok(()) };
@@ -546,11 +567,7 @@ impl Driver {
             }
             Act::Travel { back } => {
                 let to = self.back(*back);
-                let snapshot = self.bus.snapshot_at(to as u64)?;
-                check_snapshot(&snapshot, &self.history[to])?;
-                if let Some(&digest) = self.digests.get(to) {
-                    assert_eq!(snapshot.digest()?, digest);
-                }
+                self.open_epoch(to)?;
             }
             Act::Checkpoint => self.checkpoint(false)?,
             Act::CheckpointUnasked => self.checkpoint(true)?,
@@ -567,6 +584,9 @@ impl Driver {
             }
             Act::Backup => self.backup()?,
             Act::Recover => self.salvage()?,
+            Act::ForkTo { back, byte } => self.fork_to(*back, *byte)?,
+            Act::Prune { since, checkpoints, every } => self.prune(*since, *checkpoints, *every)?,
+            Act::Retain { rule } => self.retain(*rule)?,
             Act::Sync => {
                 let want = if self.place.is_some() { self.epoch() } else { 0 };
                 assert_eq!(self.bus.sync()?, want);

@@ -5,6 +5,7 @@
 
 mod alphabet;
 mod driver;
+mod opens;
 mod queries;
 mod state;
 
@@ -13,8 +14,9 @@ use proptest::prelude::*;
 
 pub use alphabet::{alphabet, random_act};
 pub use driver::{Driver, Ledger, of_storage, options};
-pub(crate) use queries::BACKUP;
-pub use queries::{check_backup, check_queries};
+pub use opens::Opens;
+pub(crate) use queries::{BACKUP, FORK};
+pub use queries::{check_backup, check_fork, check_queries};
 pub use state::{Page, State, Unlike, check_snapshot, compare};
 
 /// One step. Numbers are reduced to what is there when the step is taken.
@@ -63,6 +65,12 @@ pub enum Act {
     Backup,
     /// The bus is closed, what is good of its store is written into another, compared, and the bus opened again.
     Recover,
+    /// A fork in a directory, written to, closed and opened.
+    ForkTo { back: u8, byte: u8 },
+    /// History is let go, but the log since an epoch, some checkpoints, and those of every so many epochs.
+    Prune { since: Option<u8>, checkpoints: Option<u8>, every: Option<u8> },
+    /// The last epochs stay in memory: none, so many, or those of so many commits' time.
+    Retain { rule: u8 },
     /// Everything is made durable.
     Sync,
     /// The bus is closed and opened again.
@@ -117,6 +125,10 @@ pub fn act() -> impl Strategy<Value = Act> {
             .prop_map(|(call, page, byte)| Act::CheckpointDuring { call, page, byte }),
         1 => Just(Act::Backup),
         1 => Just(Act::Recover),
+        1 => (any::<u8>(), any::<u8>()).prop_map(|(back, byte)| Act::ForkTo { back, byte }),
+        1 => (prop::option::of(any::<u8>()), prop::option::of(0u8..4), prop::option::of(0u8..12))
+            .prop_map(|(since, checkpoints, every)| Act::Prune { since, checkpoints, every }),
+        1 => prop_oneof![0u8..8, any::<u8>()].prop_map(|rule| Act::Retain { rule }),
         1 => Just(Act::Sync),
         1 => Just(Act::Reopen),
     ]

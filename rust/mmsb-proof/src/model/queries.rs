@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mmsb_core::vfs::Vfs;
-use mmsb_core::{Bus, Durability, Error, LogEntry, Mode, Wanted};
+use mmsb_core::{Bus, Code, Durability, Error, LogEntry, Mode, Wanted, log};
 
 use super::driver::{of_storage, options};
 use super::state::{State, Unlike, compare};
@@ -55,6 +55,43 @@ pub fn check_queries(bus: &Bus) -> Result<(), String> {
 
 /// What the extension of a copy's directory begins with.
 pub(crate) const BACKUP: &str = "backup-";
+/// What that of a fork begins with.
+pub(crate) const FORK: &str = "fork-";
+
+/// An error of the file system, or what is wrong.
+fn failed(error: Error) -> Result<Error, String> {
+    if of_storage(&error) { Ok(error) } else { Err(error.to_string()) }
+}
+
+fn unlike_at(epoch: u64, unlike: Unlike) -> Result<Error, String> {
+    match unlike {
+        Unlike::Refused(error) => failed(error),
+        Unlike::Differs(what) => Err(format!("epoch {epoch}: {what}")),
+    }
+}
+
+/// Compares a fork in a directory with the state that it was made of.
+///
+/// # Errors
+/// An error of the file system, or what is wrong.
+pub fn check_fork(
+    vfs: &Arc<dyn Vfs>,
+    dir: &Path,
+    mode: Mode,
+    history: &[Arc<State>],
+) -> Result<(), Result<Error, String>> {
+    let options = options(Durability::Os);
+    let bus = Bus::open_on(vfs.clone(), dir, mode, &options, &mut |_, _| {}).map_err(failed)?;
+    let meta = log::read_meta(&**vfs, dir).map_err(failed)?;
+    let forked = meta.parent.ok_or(Err("a fork has no parent".to_string()))?.epoch;
+    let snapshot = bus.snapshot_at(forked).map_err(failed)?;
+    let want = history.get(forked as usize).ok_or(Err(format!("epoch {forked} never was")))?;
+    compare(&snapshot, want).map_err(|unlike| unlike_at(forked, unlike))?;
+    match bus.verify(&mut |_, _| {}).map_err(failed)?.problems.first() {
+        Some(problem) => Err(failed(problem.clone())),
+        None => Ok(()),
+    }
+}
 
 /// Compares a copy of a store with the states that there were, the newest and some before; returns its epoch.
 ///
@@ -66,20 +103,20 @@ pub fn check_backup(
     mode: Mode,
     history: &[Arc<State>],
 ) -> Result<u64, Result<Error, String>> {
-    let failed = |error: Error| if of_storage(&error) { Ok(error) } else { Err(error.to_string()) };
     let options = options(Durability::Os);
     let bus = Bus::open_on(vfs.clone(), dir, mode, &options, &mut |_, _| {}).map_err(failed)?;
     let newest = bus.epoch();
     if bus.recovery().is_none_or(|found| found.torn_bytes > 0) {
         return Err(Err("a copy has a torn end".to_string()));
     }
+    let base = log::read_meta(&**vfs, dir).map_err(failed)?.base.epoch;
     for epoch in [newest, newest / 2] {
-        let snapshot = bus.snapshot_at(epoch).map_err(failed)?;
+        let snapshot = match bus.snapshot_at(epoch) {
+            Err(error) if error.code == Code::EpochNotFound && epoch < base => continue,
+            opened => opened.map_err(failed)?,
+        };
         let want = history.get(epoch as usize).ok_or(Err(format!("epoch {epoch} never was")))?;
-        compare(&snapshot, want).map_err(|unlike| match unlike {
-            Unlike::Refused(error) => failed(error),
-            Unlike::Differs(what) => Err(format!("epoch {epoch}: {what}")),
-        })?;
+        compare(&snapshot, want).map_err(|unlike| unlike_at(epoch, unlike))?;
     }
     match bus.verify(&mut |_, _| {}).map_err(failed)?.problems.first() {
         Some(problem) => Err(failed(problem.clone())),

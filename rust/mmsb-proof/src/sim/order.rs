@@ -3,7 +3,9 @@
 //! - A commit is in the log before anybody is told, durably so before a durable commit is told.
 //! - The log reaches epoch E durably before a checkpoint of E gets its name.
 //! - A file is durable before it is renamed.
-//! - The log never loses a name or a file with bytes in it but to the quarantine.
+//! - The log never loses a name or a file with bytes in it but to the quarantine, or after both meta slots say durably
+//!   that it begins behind it.
+//! - The checkpoint that the log begins with is not removed.
 //! - A sync that failed is not asked for again by the same process.
 //!
 //! The log is read by `format.rs`, from the description in FORMAT.md, not by the engine.
@@ -12,7 +14,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::disk::{Disk, Inode};
-use crate::format::{COMMIT, has_header, records, word};
+use crate::format::{COMMIT, has_header, records, slot_base, word};
 
 static CHECKS: AtomicU64 = AtomicU64::new(0);
 
@@ -29,13 +31,31 @@ fn is_segment(path: &Path) -> bool {
     path.extension().is_some_and(|ext| ext == "mlog")
 }
 
-/// The last epoch that the log holds in its first unbroken run of records.
+/// What each meta slot says of where the log begins; none of one that is not whole.
+fn bases(disk: &Disk, dir: &Path, durable: bool) -> Vec<Option<(u64, u64, u64)>> {
+    let files = disk.files_in(dir, durable);
+    let slots =
+        files.iter().filter(|(path, _)| path.ends_with("meta-0") || path.ends_with("meta-1"));
+    slots.map(|(_, bytes)| slot_base(bytes)).collect()
+}
+
+fn segment_number(path: &Path) -> Option<u64> {
+    u64::from_str_radix(path.file_name()?.to_str()?.get(..16)?, 16).ok()
+}
+
+/// The last epoch that the log holds in its first unbroken run of records, or the one that it begins with.
 pub fn last_epoch(disk: &Disk, dir: &Path, durable: bool) -> u64 {
-    let (mut epoch, mut chain) = (0, 0);
+    let newest = bases(disk, dir, durable).into_iter().flatten().max();
+    let (_, first, base) = newest.unwrap_or_default();
+    let (mut epoch, mut chain, mut is_first) = (base, 0, true);
     for (path, bytes) in disk.files_in(&dir.join("log"), durable) {
-        if !is_segment(&path) {
+        if !is_segment(&path) || segment_number(&path).is_some_and(|seq| seq < first) {
             continue;
         }
+        if base > 0 && is_first && has_header(bytes) && word(bytes, 80) <= base + 1 {
+            (epoch, chain) = (word(bytes, 80) - 1, word(bytes, 96));
+        }
+        is_first = false;
         if !has_header(bytes) || word(bytes, 80) != epoch + 1 || word(bytes, 96) != chain {
             break;
         }
@@ -79,9 +99,21 @@ pub(super) fn unlinks(disk: &Disk, path: &Path) {
     // What is left of a copy is no store.
     let store = path.parent().and_then(Path::parent);
     let is_copy = store.is_some_and(|dir| disk.names.contains_key(&*dir.join("copying")));
+    let bases = store.map_or_else(Vec::new, |dir| bases(disk, dir, true));
+    let number = segment_number(path).unwrap_or(0);
+    let is_let_go = bases.len() == 2
+        && bases.iter().all(|slot| slot.is_some_and(|(_, first, _)| number < first));
     assert!(
-        empty || is_copy || !is_segment(path),
+        empty || is_copy || is_let_go || !is_segment(path),
         "order: {} was removed with bytes in it",
+        path.display()
+    );
+    let is_checkpoint = path.extension().is_some_and(|ext| ext == "ckpt");
+    assert!(
+        is_copy
+            || !is_checkpoint
+            || bases.iter().flatten().all(|&(_, _, epoch)| epoch == 0 || epoch != number),
+        "order: {} was removed, with which the log begins",
         path.display()
     );
 }

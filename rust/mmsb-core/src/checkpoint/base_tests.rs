@@ -1,0 +1,308 @@
+//! Checkpoints that stand on an older one, leave zeros out and compress: what they show, what they take, what damage does.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::tests::*;
+use super::*;
+use crate::delta::{Batch, NewPage};
+use crate::vfs::RamVfs;
+use crate::{Bus, Durability, Keep, Mode, Options};
+
+const KIB: usize = 1024;
+
+fn options(compress: bool) -> Options {
+    Options {
+        durability: Some(Durability::Os),
+        max_memory: Some(64 << 20),
+        seed: Some(3),
+        compress,
+        ..Options::default()
+    }
+}
+
+fn bus(compress: bool) -> (Arc<RamVfs>, Bus) {
+    let vfs = Arc::new(RamVfs::new());
+    let bus = Bus::create_on(vfs.clone(), store(), &options(compress)).unwrap();
+    (vfs, bus)
+}
+
+fn create(bus: &Bus, id: u64, bytes: &[u8]) {
+    let (mut batch, nbytes) = (Batch::new(), bytes.len() as u64);
+    let shape = &[nbytes];
+    let new = NewPage { name: None, dtype: "", itemsize: 1, shape, nbytes, meta: "", location: 0 };
+    batch.create(id, &new);
+    batch.write(id, 0, bytes);
+    bus.commit(&mut batch, None, &how(bus.epoch() + 1)).unwrap();
+}
+
+fn write(bus: &Bus, id: u64, at: u64, bytes: &[u8]) {
+    assert!(bus.write(id, at, bytes, &how(bus.epoch() + 1)).unwrap().changed);
+}
+
+fn size(vfs: &dyn Vfs, epoch: u64) -> usize {
+    contents(vfs, &path(store(), epoch)).len()
+}
+
+/// What each opening of the store must show, whole and page by page.
+fn shows(vfs: &Arc<RamVfs>, want: &[(u64, Vec<u8>)]) {
+    let checks = |bus: &Bus| {
+        for (id, bytes) in want {
+            assert!(bus.view(*id).unwrap().bytes() == bytes, "page {id}");
+        }
+        bus.snapshot().unwrap().digest().unwrap()
+    };
+    let reader = Bus::open_on(vfs.clone(), store(), Mode::Read, &options(false), &mut |_, _| {});
+    let reader = reader.unwrap();
+    assert_eq!(reader.verify(&mut |_, _| {}).unwrap().problems.len(), 0);
+    // Blocks in any order.
+    for (id, bytes) in want {
+        for at in (0..bytes.len() as u64).step_by(20_000).collect::<Vec<_>>().into_iter().rev() {
+            let mut byte = [0];
+            reader.snapshot().unwrap().read(*id, at, &mut byte).unwrap();
+            assert_eq!(byte[0], bytes[at as usize]);
+        }
+    }
+    let digest = checks(&reader);
+    let host = Bus::open_on(vfs.clone(), store(), Mode::ReadWrite, &options(true), &mut |_, _| {});
+    let host = host.unwrap();
+    assert_eq!(host.recovery().unwrap().checkpoint_epoch, list(&**vfs, store()).unwrap().pop());
+    assert_eq!(checks(&host), digest);
+}
+
+#[test]
+fn what_did_not_change_is_not_written_again() {
+    let (vfs, bus) = bus(false);
+    let (mut large, small) = (pattern(600 * KIB, 1), pattern(900, 2));
+    create(&bus, 1, &large);
+    create(&bus, 2, &small);
+    assert_eq!(bus.checkpoint().unwrap(), 2);
+    let whole = size(&*vfs, 2);
+    assert!(whole > 600 * KIB);
+    write(&bus, 1, 100_000, b"other");
+    large[100_000..100_005].copy_from_slice(b"other");
+    create(&bus, 3, b"new");
+    assert_eq!(bus.checkpoint().unwrap(), 4);
+    // A header, a block, a page, and an index.
+    let taken = size(&*vfs, 4);
+    assert!(taken < 4096 + 16 * KIB + 4096, "{taken}");
+    assert_eq!(base(&*vfs, store(), 4).unwrap(), Some(2));
+    // The next one stands on the same, not on that one.
+    write(&bus, 1, 300_000, b"more");
+    large[300_000..300_004].copy_from_slice(b"more");
+    assert_eq!(bus.checkpoint().unwrap(), 5);
+    assert_eq!(base(&*vfs, store(), 5).unwrap(), Some(2));
+    bus.close().unwrap();
+    let want = [(1, large.clone()), (2, small), (3, b"new".to_vec())];
+    shows(&vfs, &want);
+    // After an opening too; and when more than half is new, the next one has everything.
+    let host = Bus::open_on(vfs.clone(), store(), Mode::ReadWrite, &options(false), &mut |_, _| {});
+    let host = host.unwrap();
+    let last = pattern(600 * KIB, 9);
+    write(&host, 1, 0, &last);
+    assert_eq!(host.checkpoint().unwrap(), 6);
+    assert!(size(&*vfs, 6) > 600 * KIB);
+    write(&host, 2, 0, b"!");
+    assert_eq!(host.checkpoint().unwrap(), 7);
+    assert_eq!((base(&*vfs, store(), 7).unwrap(), size(&*vfs, 7) > 600 * KIB), (None, true));
+    write(&host, 2, 1, b"!");
+    host.checkpoint().unwrap();
+    assert_eq!(base(&*vfs, store(), 8).unwrap(), Some(7));
+}
+
+#[test]
+fn nothing_stands_on_the_empty_state() {
+    let (vfs, bus) = bus(false);
+    assert_eq!(bus.checkpoint().unwrap(), 0);
+    create(&bus, 1, &[0; 100]);
+    assert_eq!(bus.checkpoint().unwrap(), 1);
+    assert_eq!(base(&*vfs, store(), 1).unwrap(), None);
+    bus.close().unwrap();
+    shows(&vfs, &[(1, vec![0; 100])]);
+}
+
+#[test]
+fn zeros_take_no_room() {
+    let (vfs, bus) = bus(false);
+    let mut sparse = vec![0; 2000 * KIB];
+    sparse[1_000_000..1_000_003].copy_from_slice(b"one");
+    create(&bus, 1, &sparse);
+    create(&bus, 2, &[0; 100]);
+    bus.checkpoint().unwrap();
+    let taken = size(&*vfs, 2);
+    assert!(taken < 4096 + 2 * 16 * KIB, "{taken}");
+    bus.close().unwrap();
+    shows(&vfs, &[(1, sparse), (2, vec![0; 100])]);
+}
+
+#[test]
+fn blocks_are_compressed_where_that_helps() {
+    let (vfs, bus) = bus(true);
+    let words: Vec<u8> = b"the same again ".iter().copied().cycle().take(400 * KIB).collect();
+    let (mut mixed, noise) = (words.clone(), pattern(100 * KIB, 3));
+    mixed[200_000..200_000 + 40 * KIB].copy_from_slice(&noise[..40 * KIB]);
+    create(&bus, 1, &mixed);
+    create(&bus, 2, &noise);
+    create(&bus, 3, &words[..500]);
+    bus.checkpoint().unwrap();
+    let taken = size(&*vfs, 3);
+    assert!((145 * KIB..200 * KIB).contains(&taken), "{taken}");
+    // One that stands on compressed blocks.
+    write(&bus, 1, 399 * KIB as u64, b"end");
+    mixed[399 * KIB..399 * KIB + 3].copy_from_slice(b"end");
+    bus.checkpoint().unwrap();
+    assert!(size(&*vfs, 4) < 4096 + 8 * KIB);
+    bus.close().unwrap();
+    shows(&vfs, &[(1, mixed), (2, noise), (3, words[..500].to_vec())]);
+}
+
+/// A store with a checkpoint of epoch 2 and one of epoch 3 that stands on it.
+fn pair() -> (Arc<RamVfs>, [Vec<u8>; 2]) {
+    let (vfs, bus) = bus(true);
+    let words: Vec<u8> = b"again and ".iter().copied().cycle().take(40 * KIB).collect();
+    create(&bus, 1, &[words, pattern(40 * KIB, 5)].concat());
+    create(&bus, 2, &pattern(30, 6));
+    bus.checkpoint().unwrap();
+    write(&bus, 1, 50_000, b"other");
+    bus.checkpoint().unwrap();
+    bus.close().unwrap();
+    let files = [2, 3].map(|epoch| contents(&*vfs, &path(store(), epoch)));
+    (vfs, files)
+}
+
+fn replace(vfs: &RamVfs, epoch: u64, bytes: &[u8]) {
+    vfs.unlink(&path(store(), epoch)).unwrap();
+    put(vfs, epoch, bytes);
+}
+
+#[test]
+fn every_byte_of_both_files_counts() {
+    let (vfs, [below, above]) = pair();
+    let uuid = uuid(&*vfs, store(), 3).unwrap().unwrap();
+    let (_, digest) = verify(&*vfs, store(), 3, uuid).unwrap();
+    let host =
+        || Bus::open_on(vfs.clone(), store(), Mode::ReadWrite, &options(true), &mut |_, _| {});
+    let step = if cfg!(miri) { 9973 } else { 61 };
+    for (epoch, bytes) in [(2, &below), (3, &above)] {
+        for at in (0..bytes.len()).step_by(step).chain(88..200) {
+            let mut bad = bytes.clone();
+            bad[at] ^= 0x10;
+            replace(&vfs, epoch, &bad);
+            match verify(&*vfs, store(), 3, uuid) {
+                Err(error) => assert_eq!(error.code, Code::Corruption, "{epoch} {at}"),
+                // Of the base only what is needed is looked at: not its index, and not the block that changed.
+                Ok(found) => assert!(epoch == 2 && at > 4096 && found.1 == digest, "{at}"),
+            }
+            if epoch == 2 {
+                assert_eq!(verify(&*vfs, store(), 2, uuid).unwrap_err().code, Code::Corruption);
+            }
+        }
+        replace(&vfs, epoch, bytes);
+    }
+    // Whatever is damaged, the log has it.
+    replace(&vfs, 2, &below[..5000]);
+    let want = host().unwrap().snapshot().unwrap().digest().unwrap();
+    assert_eq!(want, digest);
+}
+
+#[test]
+fn a_base_that_is_missing_or_another() {
+    let (vfs, [below, _]) = pair();
+    let uuid = uuid(&*vfs, store(), 3).unwrap().unwrap();
+    vfs.unlink(&path(store(), 2)).unwrap();
+    let error = verify(&*vfs, store(), 3, uuid).unwrap_err();
+    assert_eq!((error.code, error.detail.offset), (Code::Corruption, Some(152)));
+    assert_eq!(error.detail.file, Some(path(store(), 3)));
+    assert!(error.message.contains("missing"), "{error}");
+    // Sound, of this store and epoch, and not the one: its time differs.
+    let mut other = below;
+    other[64] ^= 1;
+    let sum = crate::hash::h64(&other[..4088]);
+    other[4088..4096].copy_from_slice(&sum.to_le_bytes());
+    put(&*vfs, 2, &other);
+    let error = verify(&*vfs, store(), 3, uuid).unwrap_err();
+    assert_eq!((error.code, error.detail.offset), (Code::Corruption, Some(152)));
+    assert!(error.message.contains("another"), "{error}");
+    // A host goes on from the log, and its next checkpoint stands on nothing that is damaged.
+    vfs.unlink(&path(store(), 2)).unwrap();
+    let host = Bus::open_on(vfs.clone(), store(), Mode::ReadWrite, &options(true), &mut |_, _| {});
+    let host = host.unwrap();
+    assert_eq!(host.recovery().unwrap().checkpoint_epoch, None);
+    assert_eq!(host.checkpoint().unwrap(), 3);
+    assert_eq!(base(&*vfs, store(), 3).unwrap(), None);
+}
+
+#[test]
+fn what_others_stand_on_is_not_thinned_or_pruned() {
+    let (vfs, bus) = bus(false);
+    create(&bus, 1, &pattern(400 * KIB, 1));
+    bus.checkpoint_unasked().unwrap();
+    for step in 0..40 {
+        write(&bus, 1, step * 16 * KIB as u64 % (64 * KIB as u64), &[step as u8 + 1; 10]);
+        bus.checkpoint_unasked().unwrap();
+        let left = list(&*vfs, store()).unwrap();
+        assert!(left.contains(&1) && left.len() <= 10, "{left:?}");
+        for &epoch in &left {
+            verify(&*vfs, store(), epoch, bus.store().uuid).unwrap();
+        }
+    }
+    let told = bus.prune(&Keep { log_since: Some(41), ..Keep::default() }).unwrap();
+    assert_eq!(told.oldest, 1);
+    assert_eq!(list(&*vfs, store()).unwrap()[0], 1);
+    assert_eq!(bus.snapshot_at(1).unwrap().view(1).unwrap().bytes(), pattern(400 * KIB, 1));
+    // A copy has both.
+    let to = Arc::new(RamVfs::new());
+    bus.backup_on(&*to, Path::new("/copy"), &mut |_, _| {}).unwrap();
+    let copy = Bus::open_on(to, Path::new("/copy"), Mode::Read, &options(false), &mut |_, _| {});
+    let digest = |bus: &Bus| bus.snapshot().unwrap().digest().unwrap();
+    assert_eq!(digest(&copy.unwrap()), digest(&bus));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 60 }, ..ProptestConfig::default() })]
+
+    /// Pages of zeros, words and noise, changed and resized between checkpoints, against plain vectors.
+    #[test]
+    fn any_changes(
+        compress: bool,
+        sizes in prop::collection::vec(0usize..90_000, 1..5),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u16>(), 0u8..4, any::<bool>()), 0..12),
+    ) {
+        let (vfs, bus) = bus(compress);
+        let fill = |kind: u8, len: usize| match kind {
+            0 => vec![0; len],
+            1 => b"word ".iter().copied().cycle().take(len).collect(),
+            _ => pattern(len, u32::from(kind)),
+        };
+        let mut pages: Vec<Vec<u8>> = Vec::new();
+        for (id, &len) in (1..).zip(&sizes) {
+            pages.push(fill(id as u8 % 4, len));
+            create(&bus, id, &pages[id as usize - 1]);
+        }
+        bus.checkpoint().unwrap();
+        for (which, at, kind, checkpoint) in changes {
+            let n = which.index(pages.len());
+            let page = &mut pages[n];
+            let at = usize::from(at) % (page.len() + 1);
+            let len = (page.len() - at).min(18_000);
+            if kind == 3 {
+                page.resize(at, 0);
+                let mut batch = Batch::new();
+                batch.resize(n as u64 + 1, &[at as u64], at as u64);
+                bus.commit(&mut batch, None, &how(bus.epoch() + 1)).unwrap();
+            } else {
+                let bytes = fill(kind, len);
+                page[at..at + len].copy_from_slice(&bytes);
+                bus.write(n as u64 + 1, at as u64, &bytes, &how(bus.epoch() + 1)).unwrap();
+            }
+            if checkpoint {
+                bus.checkpoint().unwrap();
+            }
+        }
+        bus.checkpoint().unwrap();
+        bus.close().unwrap();
+        let want: Vec<(u64, Vec<u8>)> = (1..).zip(pages).collect();
+        shows(&vfs, &want);
+    }
+}
