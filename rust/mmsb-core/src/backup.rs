@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -139,8 +140,11 @@ impl Copying<'_> {
             checkpoint::write(self.to, to, store.uuid, state, Making::default())?;
             checkpoint::install(self.to, to, state.epoch())?;
         }
+        let mut copied = BTreeSet::new();
         for epoch in known.into_iter().filter(|&epoch| epoch <= upto.epoch) {
-            self.checkpoint(store, epoch, base, to)?;
+            if self.checkpoint(store, epoch, base, to, &copied)? {
+                copied.insert(epoch);
+            }
         }
         for dir in [log::log_dir(to), checkpoint::dir(to)] {
             self.to.sync_dir(&dir).map_err(|e| Error::storage(&dir, &e, "cannot sync"))?;
@@ -152,22 +156,40 @@ impl Copying<'_> {
         self.from.open(path, OpenKind::Read).map_err(|e| Error::storage(path, &e, "cannot read"))
     }
 
-    /// Copies a checkpoint that is sound and still there. Of an epoch behind the base the log says the same without it.
-    fn checkpoint(&mut self, store: &Store, epoch: u64, base: u64, to: &Path) -> Result<()> {
+    /// Copies a checkpoint that is sound and still there; tells whether it did. Of an epoch behind the base of the log the
+    /// log says the same without it. What it stands on has an older epoch, and is `copied`.
+    fn checkpoint(
+        &mut self,
+        store: &Store,
+        epoch: u64,
+        base: u64,
+        to: &Path,
+        copied: &BTreeSet<u64>,
+    ) -> Result<bool> {
         let path = checkpoint::path(&store.dir, epoch);
         let is_derived = base == 0 || epoch > base;
         let from = match self.from.open(&path, OpenKind::Read) {
             // It was let go.
-            Err(e) if is_derived && e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if is_derived && e.kind() == io::ErrorKind::NotFound => return Ok(false),
             opened => opened.map_err(|e| Error::storage(&path, &e, "cannot read"))?,
         };
-        match checkpoint::verify(self.from, &store.dir, epoch, store.uuid) {
-            Ok((size, _)) => self.file(&*from, size, &checkpoint::path(to, epoch), &mut |_| {}),
+        let verified = checkpoint::verify(self.from, &store.dir, epoch, store.uuid);
+        let size = verified.and_then(|(size, _)| {
+            match checkpoint::base(self.from, &store.dir, epoch)? {
+                // Not all of it was sound, though what this one needs of it was.
+                Some(on) if !copied.contains(&on) => Err(checkpoint::ground_lost(&path, epoch)),
+                _ => Ok(size),
+            }
+        });
+        match size {
+            Ok(size) => {
+                self.file(&*from, size, &checkpoint::path(to, epoch), &mut |_| {}).map(|()| true)
+            }
             Err(error) if is_derived && error.code == Code::Corruption => {
                 trace::checkpoint_damaged(&path, &error.message);
-                Ok(())
+                Ok(false)
             }
-            Err(_) if is_derived && !self.from.exists(&path).unwrap_or(true) => Ok(()),
+            Err(_) if is_derived && !self.from.exists(&path).unwrap_or(true) => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -153,6 +153,11 @@ pub(crate) fn check(store: &Path, digest: u128, mark: &CheckpointMark) -> Result
     Err(damage(&path(store, mark.epoch), 136, mark.epoch, what))
 }
 
+/// What a checkpoint stands on is damaged as a whole.
+pub(crate) fn ground_lost(path: &Path, epoch: u64) -> Error {
+    damage(path, header::BASE as u64, epoch, "the checkpoint that it stands on is damaged")
+}
+
 fn damage(path: &Path, offset: u64, epoch: u64, what: &str) -> Error {
     Error::corruption(path, Some(offset), Some(epoch), what)
 }

@@ -248,7 +248,8 @@ impl Planner<'_> {
         Ok(kept)
     }
 
-    /// Whether every byte of a checkpoint is what was written, and its state the one that the log tells of.
+    /// Whether every byte of a checkpoint, and of what it stands on, is what was written, and its state the one that the
+    /// log tells of. What it stands on may be made anew, and would be another one then.
     fn is_sound(&mut self, epoch: u64) -> Result<bool> {
         if let Some(&known) = self.sound.get(&epoch) {
             return Ok(known || self.made.contains(&epoch));
@@ -264,7 +265,10 @@ impl Planner<'_> {
         };
         let verified = checkpoint::verify(&*store.vfs, &store.dir, epoch, store.uuid);
         let is_sound = match verified.map(|(_, digest)| check_mark(store, epoch, digest)) {
-            Ok(Ok(())) => true,
+            Ok(Ok(())) => match checkpoint::base(&*store.vfs, &store.dir, epoch)? {
+                Some(base) => self.is_sound(base)?,
+                None => true,
+            },
             // The log is damaged.
             Ok(Err(error)) if error.detail.file.as_deref() != Some(&*path) => return Err(error),
             Ok(Err(error)) | Err(error) => is_its_own(error)?,

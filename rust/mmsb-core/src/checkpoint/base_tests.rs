@@ -259,6 +259,47 @@ fn what_others_stand_on_is_not_thinned_or_pruned() {
     assert_eq!(digest(&copy.unwrap()), digest(&bus));
 }
 
+/// Of the base a block is damaged that the other checkpoint does not need: that one still shows what it should, and whatever
+/// copies, prunes or makes the base anew does not rely on it.
+#[test]
+fn a_base_that_is_damaged_elsewhere() {
+    let (vfs, bus) = bus(false);
+    let mut bytes = pattern(100 * KIB, 1);
+    create(&bus, 1, &bytes);
+    bus.checkpoint().unwrap();
+    write(&bus, 1, 50, b"other");
+    bytes[50..55].copy_from_slice(b"other");
+    bus.checkpoint().unwrap();
+    let mut batch = Batch::new();
+    batch.tag("first", Some(1), false);
+    bus.commit(&mut batch, None, &how(3)).unwrap();
+    write(&bus, 1, 60, b"last");
+    let mut below = contents(&*vfs, &path(store(), 1));
+    below[4096 + 50] ^= 1;
+    replace(&vfs, 1, &below);
+    let uuid = bus.store().uuid;
+    verify(&*vfs, store(), 2, uuid).unwrap();
+    assert_eq!(verify(&*vfs, store(), 1, uuid).unwrap_err().code, Code::Corruption);
+    // The copy has neither, and the log, which says all of it.
+    let to = Arc::new(RamVfs::new());
+    bus.backup_on(&*to, Path::new("/copy"), &mut |_, _| {}).unwrap();
+    assert_eq!(list(&*to, Path::new("/copy")).unwrap(), [0; 0]);
+    let copy = Bus::open_on(to, Path::new("/copy"), Mode::Read, &options(false), &mut |_, _| {});
+    let copy = copy.unwrap();
+    assert!(copy.verify(&mut |_, _| {}).unwrap().problems.is_empty());
+    assert_eq!(copy.snapshot_at(2).unwrap().view(1).unwrap().bytes(), bytes);
+    // The tagged epoch gets a sound one, and the log begins with one that does not stand on the old.
+    let keep = Keep { log_since: Some(2), ..Keep::default() };
+    let told = bus.prune(&Keep { dry_run: true, ..keep }).unwrap();
+    assert_eq!((&told.checkpoints[..], told.oldest), (&[1, 2][..], 1));
+    assert_eq!(bus.prune(&keep).unwrap(), told);
+    assert_eq!(base(&*vfs, store(), 2).unwrap(), None);
+    for (epoch, want) in [(1, pattern(100 * KIB, 1)), (2, bytes)] {
+        verify(&*vfs, store(), epoch, uuid).unwrap();
+        assert_eq!(bus.snapshot_at(epoch).unwrap().view(1).unwrap().bytes(), want);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 60 }, ..ProptestConfig::default() })]
 
