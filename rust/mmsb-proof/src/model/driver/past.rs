@@ -5,12 +5,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use mmsb_core::vfs::{RamVfs, Vfs};
-use mmsb_core::{Bus, Code, Durability, How, Keep, Mode, Options, Result, Snapshot, log};
+use mmsb_core::{
+    Bus, Code, Durability, How, Keep, Mode, Options, PruneReport, Result, Snapshot, log,
+};
 
 use super::{Driver, Place, expect};
 use crate::model::opens::Opens;
 use crate::model::queries::{FORK, check_fork};
 use crate::model::state::check_snapshot;
+
+/// What a dry run tells of a pruning, but for indexes: those are made beside the commits at any moment.
+type Certain<'a> = (Vec<&'a (PathBuf, u64)>, &'a [u64], &'a [(u64, u64)], u64);
+
+fn certain(report: &PruneReport) -> Certain<'_> {
+    let is_index = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "midx");
+    let files = report.files.iter().filter(|(path, _)| !is_index(path)).collect();
+    (files, &report.checkpoints, &report.let_go, report.oldest)
+}
 
 impl Driver {
     /// Opens an epoch and compares it; none if it was let go.
@@ -81,7 +92,7 @@ impl Driver {
         self.must = after.clone();
         self.note(None);
         let report = self.bus.prune(&keep)?;
-        assert_eq!(report, told, "a dry run tells what comes");
+        assert_eq!(certain(&report), certain(&told), "a dry run tells what comes");
         let let_go: Vec<u64> =
             report.let_go.iter().flat_map(|&(start, stop)| start..stop).collect();
         assert_eq!(let_go, gone);
