@@ -89,9 +89,41 @@ def checkpoints(folder: Path, effort: Effort) -> list[Figure]:
         5,
     )
     prepare()
+    stores[0].checkpoint()
+    figures += _little(folder, stores[0], effort.large // 100)
+    clean()
+    prepare()
     figures += _beside(stores[0])
     clean()
     return figures
+
+
+def _little(folder: Path, bus: mmsb.Bus, changed: int) -> list[Figure]:
+    """A checkpoint when one byte in a hundred has changed, in blocks of 16 KiB here and there."""
+    pages = list(bus.values())
+    pick = np.random.default_rng(2)
+    block = 16 * 1024 // 8
+
+    def change() -> None:
+        for _ in range(changed // (block * 8)):
+            page = pages[pick.integers(len(pages))]
+            start = int(pick.integers(len(page) // block)) * block
+            page[start : start + block] = pick.integers(0, 1 << 63, block, np.uint64)
+        bus.sync()
+
+    def raw() -> None:
+        with open(folder / "little", "wb", buffering=0) as file:
+            file.write(bytes(changed))
+            os.fsync(file.fileno())
+
+    return once(
+        "checkpoint-little",
+        [
+            ("floor", "write + fsync of what changed", lambda: None, raw),
+            ("mmsb", "MMSB", change, bus.checkpoint),
+        ],
+        5,
+    )
 
 
 def _beside(bus: mmsb.Bus) -> list[Figure]:

@@ -60,6 +60,7 @@ ROWS = (
         "checkpoint of {large}, durable",
         (Goal(1, "write + fsync"),),
     ),
+    Row("checkpoint-little", "the same when 1 % has changed since the last one"),
     Row(
         "commit-beside",
         "the slowest of a hundred commits beside such a checkpoint, Python",

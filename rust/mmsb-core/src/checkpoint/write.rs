@@ -315,7 +315,7 @@ impl Writer<'_> {
         self.reserve()?;
         let hash = h128(bytes).to_le_bytes();
         self.hashes.extend_from_slice(&hash);
-        if bytes.iter().all(|&byte| byte == 0) {
+        if is_zero(bytes) {
             self.blocks.add(Stored { in_base: false, form: Form::Zero, at: 0, len: 0, sum: 0 });
             return Ok(());
         }
@@ -343,6 +343,11 @@ impl Writer<'_> {
         self.blocks.add(Stored { in_base: false, form, at, len: stored.len() as u64, sum });
         Ok(())
     }
+}
+
+/// Whether all bytes are zero; without leaving early, so that many are looked at together.
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&0) && bytes.iter().fold(0, |all, byte| all | byte) == 0
 }
 
 /// A block that the base has as its own.
