@@ -444,6 +444,9 @@ class Bus(Timeline, Mapping[str, Page]):
     def checkpoint(self) -> int:
         """Write a checkpoint of the newest epoch, so that the bus opens faster.
 
+        Other threads commit meanwhile. Blocks that an older checkpoint has are not written again,
+        and those of zeros not at all.
+
         Returns
         -------
         int
