@@ -9,7 +9,7 @@ from typing import Any
 import mmsb
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 # --- what a transaction sees and does -----------------------------------------------------------
@@ -361,7 +361,10 @@ def judged(base: list[Any], head: list[Any], deeds: list[Any]) -> tuple[bool, li
     conflict = any(not np.array_equal(base[i], head[i]) for i in read)
     for i in (0, 1):
         n = len(base[i])
-        new = {k for k in edited[i] if k >= n or mine[i][k] != base[i][k]}
+        # What was cut off and came back is zero, not what it was.
+        shortest = min([n, *lengths(deeds, i)])
+        was = {k: base[i][k] if k < shortest else 0 for k in edited[i]}
+        new = {k for k in edited[i] if k >= n or mine[i][k] != was[k]}
         written = wrote[i] | new
         if written or i in sized:
             touched.add(i)
@@ -372,7 +375,6 @@ def judged(base: list[Any], head: list[Any], deeds: list[Any]) -> tuple[bool, li
         if i in sized:
             grown = np.zeros(max(n, sized[i]), "i8")
             grown[:n] = out[i]
-            shortest = min([n, *lengths(deeds, i)])
             grown[shortest:] = 0
             out[i] = grown[: sized[i]].copy()
         for k in written:
@@ -385,6 +387,7 @@ def lengths(deeds: list[Any], which: int) -> list[int]:
 
 
 @given(first=DEEDS, second=DEEDS)
+@example(first=[], second=[("resize", 0, 0, [0]), ("resize", 0, 1, [0]), ("edit", 0, 3, [0, 1])])
 def test_conflicts_are_what_the_rules_say(first: list[Any], second: list[Any]) -> None:
     base = [np.arange(8) % 3, np.zeros(6, "i8")]
     with mmsb.Bus() as bus:
