@@ -238,19 +238,28 @@ fn what_others_stand_on_is_not_thinned_or_pruned() {
     let (vfs, bus) = bus(false);
     create(&bus, 1, &pattern(400 * KIB, 1));
     bus.checkpoint_unasked().unwrap();
+    let mut bytes = pattern(400 * KIB, 2);
+    write(&bus, 1, 0, &bytes);
+    bus.checkpoint_unasked().unwrap();
+    write(&bus, 1, 0, b"third");
+    bytes[..5].copy_from_slice(b"third");
+    bus.checkpoint_unasked().unwrap();
+    assert_eq!(list(&*vfs, store()).unwrap(), [1, 2, 3]);
     for step in 0..40 {
         write(&bus, 1, step * 16 * KIB as u64 % (64 * KIB as u64), &[step as u8 + 1; 10]);
-        bus.checkpoint_unasked().unwrap();
+        let epoch = bus.checkpoint_unasked().unwrap();
+        assert_eq!(base(&*vfs, store(), epoch).unwrap(), Some(3));
         let left = list(&*vfs, store()).unwrap();
-        assert!(left.contains(&1) && left.len() <= 10, "{left:?}");
+        assert!(left.contains(&3) && left.len() <= 10, "{left:?}");
         for &epoch in &left {
             verify(&*vfs, store(), epoch, bus.store().uuid).unwrap();
         }
     }
-    let told = bus.prune(&Keep { log_since: Some(41), ..Keep::default() }).unwrap();
-    assert_eq!(told.oldest, 1);
-    assert_eq!(list(&*vfs, store()).unwrap()[0], 1);
-    assert_eq!(bus.snapshot_at(1).unwrap().view(1).unwrap().bytes(), pattern(400 * KIB, 1));
+    assert!(!list(&*vfs, store()).unwrap().contains(&2), "nothing stands on it");
+    let told = bus.prune(&Keep { log_since: Some(43), ..Keep::default() }).unwrap();
+    assert_eq!(told.oldest, 3);
+    assert_eq!(list(&*vfs, store()).unwrap(), [3, 43]);
+    assert_eq!(bus.snapshot_at(3).unwrap().view(1).unwrap().bytes(), bytes);
     // A copy has both.
     let to = Arc::new(RamVfs::new());
     bus.backup_on(&*to, Path::new("/copy"), &mut |_, _| {}).unwrap();
