@@ -79,10 +79,12 @@ pub(super) fn open(past: &Arc<Past>, from: u64, epoch: u64) -> Result<Vec<Part>>
     if epoch == 0 || (from == epoch && epoch < base) {
         return Ok(Vec::new());
     }
-    // What is not in the log at all is told as it is by a walk over it.
     let first = if from == base { from + 1 } else { from };
-    LogCursor::new(Arc::clone(&store.vfs), &store.dir, first, epoch, false)?;
     let names = log::list(&*store.vfs, &store.dir)?;
+    if names.first().is_none_or(|name| name.first_epoch > first) {
+        // What is not in the log at all is told as it is by a walk over it.
+        LogCursor::new(Arc::clone(&store.vfs), &store.dir, first, epoch, false)?;
+    }
     let mut parts: Vec<Part> = Vec::new();
     for (n, &name) in names.iter().enumerate() {
         let next = names.get(n + 1);
