@@ -28,9 +28,10 @@ use crate::catalog::Desc;
 use crate::checkpoint::{self, Place, Reader};
 use crate::core::Core;
 use crate::delta::NewPage;
-use crate::history::{BACKING, Past, usable};
+use crate::history::{BACKING, Past, Store, usable};
 use crate::index::Index;
-use crate::log::{self, LogCursor, LogOptions, LogRecovery, OpenMode, Position, StoreMeta};
+use crate::log::{self, LogCursor, LogOptions, LogRecovery, OpenMode, Position, SegmentName};
+use crate::log::{Step, StoreMeta, Walk};
 use crate::museum::{Defect, planted};
 use crate::snapshot::Snapshot;
 use crate::sync::{Mutex, lock};
@@ -55,6 +56,9 @@ struct Shown {
     parts: Vec<Part>,
     pages: BTreeMap<u64, Page>,
 }
+
+/// A segment is at least so long, or nearly so, if it has commits worth not reading.
+const EMPTY: u64 = 16 << 10;
 
 /// An engine that shows an epoch, and the epoch of the checkpoint that it begins with.
 pub(crate) type Opened = (Arc<Core>, Option<u64>);
@@ -125,10 +129,9 @@ pub(crate) fn newest(
         let opened = log::open_sparse(&*store.vfs, &store.dir, last, Some(store.uuid));
         // What is wrong with it is judged below.
         if let Ok(mut walk) = opened
-            && let Some(index) = Index::open(store, last, &mut walk)?
+            && let Some((offset, last_epoch)) = end_of(store, last, &mut walk)?
         {
-            let end = Position { seq: last.seq, offset: index.ends.end };
-            let last_epoch = index.ends.epoch;
+            let end = Position { seq: last.seq, offset };
             let promised = checkpoint::list(&*store.vfs, &store.dir)?.last().copied();
             if meta.durable <= end && promised <= Some(last_epoch) {
                 return Ok(LogRecovery { last_epoch, end, ..LogRecovery::default() });
@@ -144,6 +147,25 @@ pub(crate) fn newest(
     let (_, mut found) = log::open(vfs, &store.dir, opts, from, mode, &mut |_| Ok(()), progress)?;
     found.last_epoch = found.last_epoch.max(checkpoint);
     Ok(found)
+}
+
+/// Where a sealed segment ends, and with which epoch, as its index says; one without commits has none, and is read.
+fn end_of(store: &Store, name: SegmentName, walk: &mut Walk) -> Result<Option<(u64, u64)>> {
+    if let Some(index) = Index::open(store, name, walk)? {
+        return Ok(Some((index.ends.end, index.ends.epoch)));
+    }
+    if walk.window.size()? > EMPTY {
+        return Ok(None);
+    }
+    loop {
+        match walk.step()? {
+            Step::Mark { .. } | Step::Other => {}
+            Step::Commit(_) | Step::Nothing | Step::Wrong(_) => return Ok(None),
+        }
+        if walk.sealed {
+            return Ok(Some((walk.offset, walk.epoch)));
+        }
+    }
 }
 
 /// The newest checkpoint up to an epoch whose header and index are sound; none only where the log has every epoch.
