@@ -361,6 +361,26 @@ mod tests {
     }
 
     #[test]
+    fn a_base_that_no_log_can_begin_at() {
+        let vfs = RamVfs::new();
+        let dir = Path::new("/");
+        let mut slots = MetaSlots::create(&vfs, dir, sample()).unwrap();
+        let seq = slots.now.durable.seq;
+        let bases = [(seq, MAX_EPOCH - 1), (seq + 1, 11), (seq, MAX_EPOCH)];
+        for (sound, (seq, epoch)) in [true, false, false].into_iter().zip(bases) {
+            slots.now.base = LogBase { seq, epoch };
+            slots.write(slots.now.durable, 17).unwrap();
+            match read_meta(&vfs, dir) {
+                Ok(meta) => assert!(sound && meta.base == slots.now.base),
+                Err(error) => {
+                    assert!(!sound);
+                    assert_eq!((error.code, error.detail.offset), (Code::Corruption, Some(128)));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn slots_take_turns_and_one_is_enough() {
         let vfs = RamVfs::new();
         let dir = Path::new("/");
