@@ -130,7 +130,7 @@ impl Planner<'_> {
             let what = format!("there is no epoch {since}; the newest is {}", newest.epoch());
             return Err(Error::new(Code::EpochNotFound, what));
         }
-        let tagged: BTreeSet<u64> = newest.tags().into_iter().map(|(_, epoch)| epoch).collect();
+        let tagged = newest.tagged();
         drop(newest);
         let old = store.base()?;
         let known = checkpoint::list(&*store.vfs, &store.dir)?;
@@ -278,7 +278,8 @@ impl Planner<'_> {
     }
 }
 
-fn sized(store: &Store, path: PathBuf) -> Result<(PathBuf, u64)> {
+/// A file and its size.
+pub(crate) fn sized(store: &Store, path: PathBuf) -> Result<(PathBuf, u64)> {
     let file = store.vfs.open(&path, OpenKind::Read);
     let size = file.and_then(|file| file.size());
     let size = size.map_err(|e| Error::storage(&path, &e, "cannot measure"))?;
@@ -329,8 +330,7 @@ fn let_go(old: u64, new: u64, gone: &[u64], kept: &BTreeSet<u64>) -> Vec<(u64, u
 pub(crate) fn settle(inner: &Inner, base: LogBase, tagged: &BTreeSet<u64>) -> Result<bool> {
     let mut seq = lock(&inner.core.sequencer);
     seq.usable()?;
-    let tags = Snapshot::sequenced(&inner.core, &seq.newest).tags();
-    if tags.into_iter().map(|(_, epoch)| epoch).collect::<BTreeSet<_>>() != *tagged {
+    if Snapshot::sequenced(&inner.core, &seq.newest).tagged() != *tagged {
         let sequenced = seq.newest.epoch;
         drop(seq);
         return inner.core.wait_published(sequenced).map(|()| false);

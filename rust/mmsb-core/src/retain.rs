@@ -7,13 +7,13 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use crate::bus::{Bus, Inner};
 use crate::history::Cost;
 use crate::log::{self, LogBase, SegmentName};
-use crate::prune::settle;
+use crate::prune::{settle, sized};
 use crate::snapshot::Snapshot;
 use crate::sync::lock;
 use crate::window::Retention;
@@ -89,13 +89,11 @@ impl Inner {
         let rolled = self.core.segment.load(Ordering::Relaxed);
         match self.try_forget() {
             // As long as an epoch is rebuilt or a copy made, the next commit tries again.
-            Ok(false) => {}
-            Ok(true) => self.indexed.store(rolled, Ordering::Relaxed),
-            Err(error) => {
-                trace::forget_failed(&error.message);
-                self.indexed.store(rolled, Ordering::Relaxed);
-            }
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(error) => trace::forget_failed(&error.message),
         }
+        self.indexed.store(rolled, Ordering::Relaxed);
     }
 
     /// Tells whether it was done, or nothing was to be done.
@@ -114,8 +112,7 @@ impl Inner {
         let Some(last) = gone.last() else { return Ok(true) };
         let base = LogBase { seq: last.seq + 1, epoch: at.epoch() };
         loop {
-            let tags = Snapshot::brief(&self.core).tags();
-            let tagged: BTreeSet<u64> = tags.into_iter().map(|(_, epoch)| epoch).collect();
+            let tagged = Snapshot::brief(&self.core).tagged();
             kept.tagged.retain(|epoch, _| tagged.contains(epoch));
             for &epoch in tagged.range(self.core.base_epoch()..base.epoch) {
                 if !kept.tagged.contains_key(&epoch) && kept.check(epoch).is_ok() {
@@ -130,21 +127,19 @@ impl Inner {
         // What was rebuilt stands on the old base.
         self.past.close();
         kept.base = Some(at);
-        self.unlink(gone)
+        self.unlink(gone).map(|()| true)
     }
 
-    fn unlink(&self, gone: &[SegmentName]) -> Result<bool> {
+    fn unlink(&self, gone: &[SegmentName]) -> Result<()> {
         let store = &self.store;
         let mut freed = 0;
         for name in gone {
-            let path = log::log_dir(&store.dir).join(name.file());
-            let size = store.vfs.open(&path, crate::vfs::OpenKind::Read).and_then(|f| f.size());
-            freed += size.map_err(|e| Error::storage(&path, &e, "cannot measure"))?;
+            let (path, size) = sized(store, log::log_dir(&store.dir).join(name.file()))?;
+            freed += size;
             store.vfs.unlink(&path).map_err(|e| Error::storage(&path, &e, "cannot remove"))?;
         }
         let mut seq = lock(&self.core.sequencer);
-        seq.log.as_mut().map_or(Ok(()), |log| log.removed(freed))?;
-        Ok(true)
+        seq.log.as_mut().map_or(Ok(()), |log| log.removed(freed))
     }
 }
 

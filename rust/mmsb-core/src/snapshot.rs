@@ -1,5 +1,6 @@
 //! Snapshots: all pages at one epoch, pinned.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -245,6 +246,11 @@ impl Snapshot {
     /// All tags and the epochs that they name, by name.
     pub fn tags(&self) -> Vec<(String, u64)> {
         catalog::tags(self.0.core.mem(), &self.0.root)
+    }
+
+    /// The epochs that have a tag.
+    pub(crate) fn tagged(&self) -> BTreeSet<u64> {
+        self.tags().into_iter().map(|(_, epoch)| epoch).collect()
     }
 
     /// The bytes of a page.
