@@ -48,11 +48,20 @@ pub(crate) struct Core {
     pub(crate) window: Mutex<Option<Window>>,
     /// Hashes by node, with the epoch that made it; private to the host.
     pub(crate) digests: Mutex<HashMap<u64, (u64, u128)>>,
-    /// What a fork stands on: it shares the frames made up to this epoch.
-    parent: Option<Snapshot>,
+    ground: Ground,
     /// Where the bytes of pages come from that nobody has looked at yet, if this is one epoch of a store.
     lazy: OnceLock<Box<Lazy>>,
     generation: u64,
+}
+
+/// Whose arena an engine is in.
+enum Ground {
+    /// Its own.
+    Own,
+    /// That of what it is a fork of: it shares the frames made up to this epoch.
+    Parent(Snapshot),
+    /// That of what describes its pages.
+    Described(Snapshot),
 }
 
 impl fmt::Debug for Core {
@@ -66,20 +75,29 @@ impl Core {
     pub(crate) fn new(backing: Backing, max_memory: u64, shared: bool) -> Result<Arc<Core>> {
         let arena = Arc::new(Arena::new(backing, max_memory)?);
         let shared_pins = if shared { Some(Slots::new(backing)?) } else { None };
-        Core::build(arena, Root::empty(), shared_pins, None)
+        Core::build(arena, Root::empty(), shared_pins, Ground::Own)
     }
 
     /// An engine that begins with what a snapshot shows and shares its frames.
     pub(crate) fn fork(parent: &Snapshot) -> Result<Arc<Core>> {
         assert!(parent.core().lazy().is_none(), "a fork stands on all bytes");
-        Core::build(Arc::clone(&parent.core().arena), *parent.root(), None, Some(parent.clone()))
+        let arena = Arc::clone(&parent.core().arena);
+        Core::build(arena, *parent.root(), None, Ground::Parent(parent.clone()))
+    }
+
+    /// An engine that shows the pages of a snapshot as those of a later epoch.
+    pub(crate) fn show(described: &Snapshot, epoch: u64, time: u64) -> Result<Arc<Core>> {
+        assert!(described.epoch() <= epoch, "pages are shown before they were made");
+        let root = Root { epoch, time, ..*described.root() };
+        let arena = Arc::clone(&described.core().arena);
+        Core::build(arena, root, None, Ground::Described(described.clone()))
     }
 
     fn build(
         arena: Arc<Arena>,
         root: Root,
         shared_pins: Option<Slots>,
-        parent: Option<Snapshot>,
+        ground: Ground,
     ) -> Result<Arc<Core>> {
         // First, so that a failure leaves no piece of the parent's arena taken.
         let pins = Slots::new(Backing::Heap)?;
@@ -97,7 +115,7 @@ impl Core {
             views: LargeViews::default(),
             window: Mutex::new(None),
             digests: Mutex::new(HashMap::new()),
-            parent,
+            ground,
             lazy: OnceLock::new(),
             generation: fork::generation(),
             arena,
@@ -123,7 +141,10 @@ impl Core {
 
     /// What this engine is a fork of.
     pub(crate) fn parent(&self) -> Option<&Snapshot> {
-        self.parent.as_ref()
+        match &self.ground {
+            Ground::Parent(parent) => Some(parent),
+            Ground::Own | Ground::Described(_) => None,
+        }
     }
 
     /// Shows the pages of one epoch of a store as they are looked at.
@@ -141,7 +162,7 @@ impl Core {
     /// Pieces made up to this epoch belong to the parent.
     #[inline]
     pub(crate) fn base_epoch(&self) -> u64 {
-        self.parent.as_ref().map_or(0, |parent| parent.root().epoch)
+        self.parent().map_or(0, Snapshot::epoch)
     }
 
     /// Whether this is an inherited copy in a forked child.
@@ -210,11 +231,11 @@ impl Core {
 
 impl Drop for Core {
     fn drop(&mut self) {
-        // The arena of a fork goes on in its parent: give back what the fork made.
-        if self.parent.is_none() || self.is_foreign() {
-            return;
-        }
-        let base = self.base_epoch();
+        // The arena goes on in what this stands on: give back what was made since.
+        let base = match &self.ground {
+            Ground::Parent(at) | Ground::Described(at) if !self.is_foreign() => at.epoch(),
+            _ => return,
+        };
         let mem = self.arena.mem;
         let sequencer = lock(&self.sequencer);
         let root = sequencer.newest;

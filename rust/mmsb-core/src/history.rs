@@ -204,12 +204,20 @@ pub(crate) struct Past {
     pub(crate) max_memory: u64,
     replay: Mutex<Option<Replay>>,
     pub(crate) tails: Tails,
+    pub(crate) described: lazy::Last,
 }
 
 impl Past {
     pub(crate) fn new(indexes: Arc<Indexes>, max_memory: u64) -> Past {
         let store = indexes.store.clone();
-        Past { store, indexes, max_memory, replay: Mutex::default(), tails: Tails::default() }
+        Past {
+            store,
+            indexes,
+            max_memory,
+            replay: Mutex::default(),
+            tails: Tails::default(),
+            described: Mutex::default(),
+        }
     }
 
     /// An epoch, page by page. Returns an engine that shows it, and the epoch of the checkpoint that it begins with.
@@ -287,6 +295,7 @@ impl Past {
     /// The same, and no epoch is rebuilt as a whole until the guard goes.
     pub(crate) fn let_go(&self) -> MutexGuard<'_, Option<Replay>> {
         lock(&self.tails).clear();
+        *lock(&self.described) = None;
         let mut replay = lock(&self.replay);
         *replay = None;
         replay

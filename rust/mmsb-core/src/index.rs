@@ -35,7 +35,7 @@ const EXTENSION: &str = ".midx";
 /// The name of an index that is being written.
 const TEMP: &str = ".tmp";
 /// Of so many commits the first has a mark.
-const STRIDE: u64 = 64;
+pub(crate) const STRIDE: u64 = 64;
 /// Bytes of a mark: offset and time.
 const MARK: usize = 16;
 /// Bytes of a block's entry in the directory: key, offset, position, hash.

@@ -1,9 +1,10 @@
 //! An epoch that is read page by page: what a reader of a directory opens, and any past epoch of one.
 //!
-//! An engine of its own knows every page of the epoch, but has the bytes of those only that somebody looked at. Names,
-//! shapes and metadata come from the newest checkpoint before the epoch and the few commits behind it that changed more
-//! than bytes; a page's bytes come from that checkpoint, block by block, and the page's own commits. Indexes say where
-//! those are. Who asks for all pages gets the epoch as a whole, by one pass over checkpoint and log.
+//! Names, shapes and metadata of all pages come from the newest checkpoint before the epoch and the few commits behind it
+//! that changed more than bytes. They are described in an engine that has no bytes, and the epochs up to the next such
+//! commit share it. A page's bytes come from that checkpoint, block by block, and the page's own commits, into an engine
+//! of the one epoch that has the bytes of those pages only that somebody looked at. Indexes say where everything is. Who
+//! asks for all pages gets the epoch as a whole, by one pass over checkpoint and log.
 //!
 //! Invariants: bytes are checked before they are shown: blocks by their hashes, records by their checksums; segments
 //! follow each other by their chain; the checkpoint is the one that the log marks. What was shown never changes. A wrong
@@ -30,7 +31,7 @@ use crate::core::Core;
 use crate::delta::NewPage;
 use crate::history::{BACKING, Past, Store, usable};
 use crate::index::Index;
-use crate::log::{self, LogCursor, LogOptions, LogRecovery, OpenMode, Position, SegmentName};
+use crate::log::{self, LogOptions, LogRecovery, OpenMode, Position, SegmentName};
 use crate::log::{Step, StoreMeta, Walk};
 use crate::museum::{Defect, planted};
 use crate::snapshot::Snapshot;
@@ -38,15 +39,35 @@ use crate::sync::{Mutex, lock};
 use crate::table::{self, Slot};
 use crate::{Code, Result, trace};
 
+/// All pages of a run of epochs, but for their bytes.
+#[derive(Debug)]
+pub(crate) struct Described {
+    /// Shows them, as the first epoch of the run.
+    at: Snapshot,
+    checkpoint: Option<Arc<Reader>>,
+    /// The pages that the checkpoint has, in id order.
+    places: Vec<Place>,
+}
+
+impl Described {
+    /// The epoch of the checkpoint.
+    fn from(&self) -> Option<u64> {
+        self.checkpoint.as_ref().map(|reader| reader.head.epoch)
+    }
+}
+
+/// What the last epoch that was opened was described by.
+pub(crate) type Last = Mutex<Option<Arc<Described>>>;
+
 /// Where the bytes of an engine's pages come from.
 #[derive(Debug)]
 pub(crate) struct Lazy {
     past: Arc<Past>,
     epoch: u64,
-    checkpoint: Option<Reader>,
-    /// The pages that the checkpoint has, in id order.
-    places: Vec<Place>,
+    described: Arc<Described>,
     shown: Mutex<Shown>,
+    /// Has the bytes that somebody looked at.
+    bytes: OnceLock<Arc<Core>>,
     /// The epoch as a whole, once somebody asked for it.
     whole: OnceLock<Snapshot>,
 }
@@ -80,39 +101,65 @@ pub(crate) fn open(past: &Arc<Past>, epoch: u64) -> Result<Option<Opened>> {
             checkpoint::check(&past.store.dir, reader.head.digest, mark)?;
         }
     }
-    match describe(past, epoch, checkpoint, parts) {
+    match show(past, epoch, checkpoint, parts) {
         Err(error) if error.code == Code::Corruption => Ok(None),
-        described => described.map(Some),
+        shown => shown.map(Some),
     }
 }
 
 /// An engine that knows all pages of an epoch and has the bytes of none.
-fn describe(
+fn show(
     past: &Arc<Past>,
     epoch: u64,
-    checkpoint: Option<Reader>,
+    checkpoint: Option<Arc<Reader>>,
     mut parts: Vec<Part>,
 ) -> Result<Opened> {
     let from = checkpoint.as_ref().map(|reader| reader.head.epoch);
-    let mut catalogue = Catalogue::begin(checkpoint.as_ref())?;
+    let mut first = from.unwrap_or(0);
     for part in &mut parts {
-        part.structure(&mut |commit| catalogue.apply(commit))?;
+        first = part.last_structure()?.unwrap_or(first);
     }
-    let time = match (&checkpoint, from == Some(epoch)) {
-        (Some(reader), true) => reader.head.time,
-        _ => time_of(past, epoch)?,
+    let last = lock(&past.described).clone();
+    let is_so = |last: &Arc<Described>| (last.from(), last.at.epoch()) == (from, first);
+    let described = match last.filter(is_so) {
+        Some(described) => described,
+        None => {
+            let described = Arc::new(describe(past, first, checkpoint, &mut parts)?);
+            *lock(&past.described) = Some(Arc::clone(&described));
+            described
+        }
     };
-    let core = Core::new(BACKING, past.max_memory, false)?;
-    catalogue.put(&core, epoch, time)?;
+    let time = match (parts.last(), &described.checkpoint) {
+        (Some(part), _) if from < Some(epoch) => part.time(epoch)?,
+        (_, checkpoint) => checkpoint.as_ref().map_or(0, |reader| reader.head.time),
+    };
+    let core = Core::show(&described.at, epoch, time)?;
     core.set_lazy(Lazy {
         past: Arc::clone(past),
         epoch,
-        places: catalogue.places(),
-        checkpoint,
+        described,
         shown: Mutex::new(Shown { parts, pages: BTreeMap::new() }),
+        bytes: OnceLock::new(),
         whole: OnceLock::new(),
     });
     Ok((core, from))
+}
+
+/// Describes the pages of the epoch `first`, behind which the parts have no commit that changed more than bytes.
+fn describe(
+    past: &Past,
+    first: u64,
+    checkpoint: Option<Arc<Reader>>,
+    parts: &mut [Part],
+) -> Result<Described> {
+    let mut catalogue = Catalogue::begin(checkpoint.as_deref())?;
+    for part in parts {
+        part.structure(&mut |commit| catalogue.apply(commit))?;
+    }
+    let core = Core::new(BACKING, past.max_memory, false)?;
+    catalogue.put(&core, first)?;
+    let at = Snapshot::newest(&core)?;
+    Ok(Described { at, checkpoint, places: catalogue.places() })
 }
 
 /// Finds the newest epoch for a reader: where the log ends, or with `durable_only` what of it is durable for certain.
@@ -169,12 +216,16 @@ fn end_of(store: &Store, name: SegmentName, walk: &mut Walk) -> Result<Option<(u
 }
 
 /// The newest checkpoint up to an epoch whose header and index are sound; none only where the log has every epoch.
-pub(crate) fn newest_checkpoint(past: &Past, epoch: u64) -> Result<Option<Reader>> {
+pub(crate) fn newest_checkpoint(past: &Past, epoch: u64) -> Result<Option<Arc<Reader>>> {
     let store = &past.store;
     let usable = usable(store, epoch)?;
+    let last = lock(&past.described).as_ref().and_then(|last| last.checkpoint.clone());
     for &at in &usable.epochs {
+        if let Some(last) = last.as_ref().filter(|last| last.head.epoch == at) {
+            return Ok(Some(Arc::clone(last)));
+        }
         match Reader::open(&*store.vfs, &store.dir, at, store.uuid) {
-            Ok(reader) => return Ok(Some(reader)),
+            Ok(reader) => return Ok(Some(Arc::new(reader))),
             Err(error) if error.code == Code::Corruption => {
                 trace::checkpoint_damaged(&checkpoint::path(&store.dir, at), &error.message);
             }
@@ -184,18 +235,6 @@ pub(crate) fn newest_checkpoint(past: &Past, epoch: u64) -> Result<Option<Reader
         }
     }
     usable.not_sound(store).map(|()| None)
-}
-
-/// When an epoch was committed.
-fn time_of(past: &Past, epoch: u64) -> Result<u64> {
-    if epoch == 0 {
-        return Ok(0);
-    }
-    let store = &past.store;
-    let cursor = LogCursor::new(Arc::clone(&store.vfs), &store.dir, epoch, epoch, false)?;
-    let start = past.indexes.start(epoch)?;
-    let time = cursor.beginning_at(start).next_commit()?.map(|commit| commit.time);
-    Ok(time.unwrap_or(0))
 }
 
 impl Lazy {
@@ -220,13 +259,13 @@ impl Lazy {
         table::walk(mem, root.table, root.height, &mut |id, slot| slots.push((id, slot)));
         checkpoint::fill(&whole, root.epoch, root.time, root.next_id, &mut |edit| {
             for &(id, slot) in &slots {
-                let slot = self.show(at.core(), id, &slot, (0, slot.len))?;
+                let (core, slot) = self.show(id, &slot, (0, slot.len))?;
                 let (data, first) = match slot.len {
                     0 => (0, 0),
                     len => checkpoint::place(edit, len, slot.epoch)?,
                 };
                 let to = edit.mem();
-                crate::page::parts(mem, &slot, 0, slot.len, &mut |from, bytes| {
+                crate::page::parts(core.mem(), &slot, 0, slot.len, &mut |from, bytes| {
                     to.write(first + from, bytes)
                 });
                 let desc = Desc::at(mem, slot.desc);
@@ -252,29 +291,35 @@ impl Lazy {
         self.whole.get()
     }
 
-    /// The slot of a page whose bytes `start..stop` are there now; `slot` is that of the engine's table.
+    /// The slot of a page whose bytes `start..stop` are there now, and the engine that has them; `slot` is that of the
+    /// description.
     pub(crate) fn show(
         &self,
-        core: &Core,
         id: u64,
         slot: &Slot,
         (start, stop): (u64, u64),
-    ) -> Result<Slot> {
+    ) -> Result<(&Arc<Core>, Slot)> {
         assert!(stop <= slot.len || planted(Defect::ReplayFromLaterBase), "bytes behind a page");
-        let mut shown = lock(&self.shown);
+        let Described { checkpoint, places, .. } = &*self.described;
+        let (reader, mut shown) = (checkpoint.as_deref(), lock(&self.shown));
         let Shown { parts, pages } = &mut *shown;
+        let core = match self.bytes.get() {
+            Some(core) => core,
+            None => {
+                let core = Core::new(BACKING, self.past.max_memory, false)?;
+                self.bytes.get_or_init(|| core)
+            }
+        };
         let page = match pages.entry(id) {
             Entry::Occupied(page) => page.into_mut(),
             Entry::Vacant(page) => {
-                let place = self.places.binary_search_by_key(&id, |place| place.id).ok();
-                let place = place.map(|at| self.places[at]);
-                let from = self.checkpoint.as_ref().map_or(0, |reader| reader.head.epoch);
-                let epochs = (from, self.epoch);
-                let reader = self.checkpoint.as_ref();
+                let place = places.binary_search_by_key(&id, |place| place.id).ok();
+                let place = place.map(|at| places[at]);
+                let epochs = (self.described.from().unwrap_or(0), self.epoch);
                 page.insert(Page::begin(core, id, slot, place, epochs, reader, parts)?)
             }
         };
-        page.need(core.mem(), self.checkpoint.as_ref(), start, stop)?;
-        Ok(page.slot)
+        page.need(core.mem(), reader, start, stop)?;
+        Ok((core, page.slot))
     }
 }

@@ -196,8 +196,8 @@ impl Snapshot {
         };
         let whole = match lazy.known() {
             Some(whole) => whole,
-            None => match lazy.show(&self.0.core, page, &slot, (start, stop)) {
-                Ok(slot) => return Ok((&self.0.core, slot)),
+            None => match lazy.show(page, &slot, (start, stop)) {
+                Ok(shown) => return Ok(shown),
                 // What is damaged may not be needed: an older checkpoint and the log behind it say the same.
                 Err(error) if error.code == Code::Corruption => lazy.whole(self)?,
                 Err(error) => return Err(error),
@@ -208,11 +208,9 @@ impl Snapshot {
 
     /// The description of a page.
     pub fn info(&self, page: u64) -> Result<Option<PageInfo>> {
-        if self.slot(page).is_none() {
-            return Ok(None);
-        }
-        let (core, slot) = self.shown(page, 0, 0)?;
-        Ok(Some(catalog::info(core.mem(), page, slot)))
+        let Some(slot) = self.slot(page) else { return Ok(None) };
+        let Slot { epoch, .. } = self.shown(page, 0, 0)?.1;
+        Ok(Some(catalog::info(self.0.core.mem(), page, Slot { epoch, ..slot })))
     }
 
     /// The description of a page of the newest state, or of an epoch that is there as a whole.

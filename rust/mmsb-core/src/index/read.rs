@@ -112,7 +112,7 @@ impl Index {
     }
 
     /// The last marked commit that is not after `epoch`, and where it is.
-    pub(super) fn mark_before(&self, epoch: u64) -> Option<(u64, u64)> {
+    pub(crate) fn mark_before(&self, epoch: u64) -> Option<(u64, u64)> {
         let number = usize::try_from(epoch.checked_sub(self.first_epoch)? / STRIDE).ok()?;
         self.mark(number.min(self.marks.len().checked_sub(1)?))
     }

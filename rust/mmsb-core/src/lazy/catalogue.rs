@@ -163,8 +163,8 @@ impl Catalogue {
     }
 
     /// Shows all pages in an empty engine; those with bytes have none of them yet.
-    pub(super) fn put(&self, core: &Arc<Core>, epoch: u64, time: u64) -> Result<()> {
-        let filled = checkpoint::fill(core, epoch, time, self.next_id, &mut |edit| {
+    pub(super) fn put(&self, core: &Arc<Core>, epoch: u64) -> Result<()> {
+        let filled = checkpoint::fill(core, epoch, 0, self.next_id, &mut |edit| {
             for (&id, page) in &self.pages {
                 checkpoint::put_page(edit, id, &page.new_page(), 0, (0, page.epoch))?;
             }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::history::Past;
-use crate::index::{Index, MARKS, STRUCTURE, deeds, page_key};
+use crate::index::{Index, MARKS, STRIDE, STRUCTURE, deeds, page_key};
 use crate::log::{self, CheckpointMark, Commit, LogCursor, SegmentName, Step, Walk, commit_at};
 use crate::sync::{Mutex, lock};
 use crate::{Error, Result};
@@ -23,17 +23,30 @@ pub(crate) type Tails = Mutex<BTreeMap<u64, Arc<Mutex<Tail>>>>;
 pub(crate) struct Tail {
     walk: Walk,
     places: BTreeMap<u64, Vec<u64>>,
+    /// Where every so many-th commit begins, from the first on.
+    marks: Vec<u64>,
 }
 
 impl Tail {
+    /// The last marked commit that is not after `epoch`, and where it is.
+    fn mark_before(&self, epoch: u64) -> Option<(u64, u64)> {
+        let first = self.walk.header.first_epoch;
+        let number = (epoch - first) / STRIDE;
+        Some((*self.marks.get(number as usize)?, first + STRIDE * number))
+    }
+
     /// Reads on until behind `until`, and over what follows it before the next commit.
     fn reach(&mut self, until: u64) -> Result<()> {
         // The host may have written where there was nothing before.
         self.walk.window.refresh();
+        let first = self.walk.header.first_epoch;
         while self.walk.epoch <= until && !self.walk.sealed {
             let (begin, is_reached) = (self.walk.offset, self.walk.epoch >= until);
             match self.walk.step()? {
                 Step::Commit(commit) => {
+                    if (commit.epoch - first).is_multiple_of(STRIDE) {
+                        self.marks.push(begin);
+                    }
                     for key in deeds(&commit) {
                         let places = self.places.entry(key).or_default();
                         if places.last() != Some(&begin) {
@@ -201,6 +214,40 @@ impl Part {
         self.commits(STRUCTURE, each)
     }
 
+    /// The epoch of the last of them.
+    pub(super) fn last_structure(&mut self) -> Result<Option<u64>> {
+        for offset in self.offsets(STRUCTURE)?.into_iter().rev() {
+            let epoch = self.walk.epoch_at(offset)?;
+            if epoch.is_some_and(|epoch| (self.since..=self.until).contains(&epoch)) {
+                return Ok(epoch);
+            }
+        }
+        Ok(None)
+    }
+
+    /// When an epoch of this segment was committed.
+    pub(super) fn time(&self, epoch: u64) -> Result<u64> {
+        let mark = match &self.places {
+            Places::Index(index) => index.mark_before(epoch),
+            Places::Tail(tail) => lock(tail).mark_before(epoch),
+        };
+        let mut walk = self.walk.again();
+        if let Some((offset, epoch)) = mark {
+            // One that is not where it is said to be is looked for from the beginning.
+            walk.skip_to(offset, epoch)?;
+        }
+        loop {
+            match walk.step()? {
+                Step::Commit(commit) if commit.epoch == epoch => return Ok(commit.time),
+                Step::Commit(_) | Step::Mark { .. } | Step::Other => {}
+                Step::Nothing => {
+                    return Err(walk.damage("no valid record where there had been one"));
+                }
+                Step::Wrong(what) => return Err(walk.damage(what)),
+            }
+        }
+    }
+
     /// The checkpoint marks.
     pub(super) fn marks(&mut self) -> Result<Vec<CheckpointMark>> {
         let offsets = self.offsets(MARKS)?;
@@ -215,7 +262,7 @@ fn tail(past: &Past, of: &Walk, until: u64) -> Result<Arc<Mutex<Tail>>> {
     let seq = of.header.seq;
     let known = lock(&past.tails).get(&seq).cloned();
     let tail = known.unwrap_or_else(|| {
-        Arc::new(Mutex::new(Tail { walk: of.again(), places: BTreeMap::new() }))
+        Arc::new(Mutex::new(Tail { walk: of.again(), places: BTreeMap::new(), marks: Vec::new() }))
     });
     lock(&tail).reach(until)?;
     let mut tails = lock(&past.tails);

@@ -65,8 +65,8 @@ impl Window {
 
     /// Another window over the same file.
     fn again(&self) -> Window {
-        let (file, path) = (Arc::clone(&self.file), Arc::clone(&self.path));
-        Window { file, path, buf: Vec::new(), start: 0, span: WINDOW, least: WINDOW }
+        let (file, path, least) = (Arc::clone(&self.file), Arc::clone(&self.path), self.least);
+        Window { file, path, buf: Vec::new(), start: 0, span: least, least }
     }
 
     /// Reads little at once, for records that lie apart.
