@@ -162,6 +162,37 @@ def test_inherited_arrays_keep_their_bytes_while_the_host_commits_on(bus: mmsb.B
     assert large[7] == 199
 
 
+def test_an_array_of_a_fork_in_memory_outlives_the_fork(mem: mmsb.Bus) -> None:
+    small = mem.create_page("small", data=np.arange(512))
+    mem.create_page("large", data=np.arange(40_000))
+    used = mem.stats()["memory_bytes"]
+    forks = [mem.fork()]
+    for name in ("small", "large"):
+        forks[0][name].write(7)
+    arrays = [forks[0][name].read() for name in ("small", "large")]
+    wanted = [a.tobytes() for a in arrays]
+    go_read, go = os.pipe()
+
+    def body() -> list[bool]:
+        os.close(go)
+        os.read(go_read, 1)
+        return [a.tobytes() == w for a, w in zip(arrays, wanted, strict=True)]
+
+    child = Child(body)
+    os.close(go_read)
+    arrays.clear()
+    forks.pop().close()
+    for i in range(200):  # in the memory that the fork shared with it
+        small.write(i)
+        mem.create_page(f"large {i}", data=np.full(40_000, i))
+    os.close(go)
+    assert child.result() == [True] * 2
+    for i in range(200):
+        mem.delete_page(f"large {i}")
+    mem.fork().close()  # finds that the child is gone
+    assert mem.stats()["memory_bytes"] <= used + (1 << 20)
+
+
 def paused() -> int:
     """A child that stays as it is until it is killed."""
     pid = os.fork()

@@ -1,7 +1,7 @@
 //! fork(2): the child owns nothing, and what it inherited keeps its bytes while the host lives.
 //!
 //! Before the fork each live bus keeps the frames that views and snapshots show (a guard in `reclaim.rs`) for as long
-//! as the child holds its end of a pipe. In the child a generation number tells every handle that it is foreign, and
+//! as the child holds its end of a pipe, and a fork in memory is kept as a whole. In the child a generation number tells every handle that it is foreign, and
 //! the descriptors of stores lead nowhere, so that a worker that survives does not keep a dead host's store locked.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,10 +15,13 @@ use crate::core::Core;
 use crate::{Code, Error, Result};
 
 static GENERATION: AtomicU64 = AtomicU64::new(0);
-static REGISTRY: Mutex<Registry> = Mutex::new(Registry { cores: Vec::new(), pipe: None });
+static REGISTRY: Mutex<Registry> =
+    Mutex::new(Registry { cores: Vec::new(), kept: Vec::new(), pipe: None });
 
 struct Registry {
     cores: Vec<Weak<Core>>,
+    /// Engines in another one's arena, which would give their frames back to it, and the children that may show those.
+    kept: Vec<(Arc<OwnedFd>, Arc<Core>)>,
     /// Of the fork that is under way: the child's end.
     pipe: Option<OwnedFd>,
 }
@@ -48,8 +51,16 @@ fn inherited() -> Error {
     )
 }
 
+/// Lets go of what was kept for children that are gone.
+fn let_go() {
+    let gone: Vec<_> = registry().kept.extract_if(.., |(pipe, _)| is_gone(pipe)).collect();
+    // Not under the lock: an engine that goes takes others along.
+    drop(gone);
+}
+
 /// A bus's memory is to be guarded at forks.
 pub(crate) fn register(core: &Arc<Core>) {
+    let_go();
     let mut registry = registry();
     registry.cores.retain(|core| core.strong_count() > 0);
     registry.cores.push(Arc::downgrade(core));
@@ -64,19 +75,24 @@ pub(crate) fn is_gone(pipe: &OwnedFd) -> bool {
 
 /// To be called before fork(2), in the forking thread.
 pub fn at_fork_before() {
+    let_go();
     let cores: Vec<Arc<Core>> = registry().cores.iter().filter_map(Weak::upgrade).collect();
     if cores.is_empty() {
         return;
     }
     let Ok((ours, childs)) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC) else {
         // Without a descriptor to spare nothing tells when the child is gone: keep the frames for good.
-        return cores.iter().for_each(|core| core.guard_for_ever());
+        cores.iter().for_each(|core| core.guard_for_ever());
+        return cores.into_iter().filter(|core| core.parent().is_some()).for_each(std::mem::forget);
     };
     let ours = Arc::new(ours);
     for core in &cores {
         core.guard(&ours);
     }
-    registry().pipe = Some(childs);
+    let forks = cores.into_iter().filter(|core| core.parent().is_some());
+    let mut registry = registry();
+    registry.kept.extend(forks.map(|core| (Arc::clone(&ours), core)));
+    registry.pipe = Some(childs);
 }
 
 /// To be called after fork(2) in the parent.
@@ -92,5 +108,6 @@ pub fn at_fork_child() {
     // Another thread of the parent may have held the lock at the fork; then nobody here will ever take it.
     let Ok(mut registry) = REGISTRY.try_lock() else { return };
     std::mem::forget(registry.pipe.take());
+    std::mem::forget(std::mem::take(&mut registry.kept));
     registry.cores.clear();
 }

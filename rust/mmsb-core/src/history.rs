@@ -11,7 +11,7 @@ use crate::arena::Backing;
 use crate::core::Core;
 use crate::delta::{Op, Ops};
 use crate::index::{Indexes, Query, Wanted};
-use crate::lazy::{self, Tails};
+use crate::lazy;
 use crate::log::{self, LogBase, LogCursor, OwnedCommit, Position};
 use crate::museum::{Defect, planted};
 use crate::snapshot::Snapshot;
@@ -203,21 +203,13 @@ pub(crate) struct Past {
     pub(crate) indexes: Arc<Indexes>,
     pub(crate) max_memory: u64,
     replay: Mutex<Option<Replay>>,
-    pub(crate) tails: Tails,
-    pub(crate) described: lazy::Last,
+    pub(crate) kept: lazy::Kept,
 }
 
 impl Past {
     pub(crate) fn new(indexes: Arc<Indexes>, max_memory: u64) -> Past {
         let store = indexes.store.clone();
-        Past {
-            store,
-            indexes,
-            max_memory,
-            replay: Mutex::default(),
-            tails: Tails::default(),
-            described: Mutex::default(),
-        }
+        Past { store, indexes, max_memory, replay: Mutex::default(), kept: lazy::Kept::default() }
     }
 
     /// An epoch, page by page. Returns an engine that shows it, and the epoch of the checkpoint that it begins with.
@@ -294,8 +286,7 @@ impl Past {
 
     /// The same, and no epoch is rebuilt as a whole until the guard goes.
     pub(crate) fn let_go(&self) -> MutexGuard<'_, Option<Replay>> {
-        lock(&self.tails).clear();
-        *lock(&self.described) = None;
+        self.kept.clear();
         let mut replay = lock(&self.replay);
         *replay = None;
         replay

@@ -23,8 +23,7 @@ use std::sync::{Arc, OnceLock};
 
 use self::catalogue::Catalogue;
 use self::page::Page;
-use self::parts::Part;
-pub(crate) use self::parts::Tails;
+use self::parts::{BySegment, Long, Part, Tail};
 use crate::catalog::Desc;
 use crate::checkpoint::{self, Place, Reader};
 use crate::core::Core;
@@ -41,7 +40,7 @@ use crate::{Code, Result, trace};
 
 /// All pages of a run of epochs, but for their bytes.
 #[derive(Debug)]
-pub(crate) struct Described {
+struct Described {
     /// Shows them, as the first epoch of the run.
     at: Snapshot,
     checkpoint: Option<Arc<Reader>>,
@@ -56,8 +55,23 @@ impl Described {
     }
 }
 
-/// What the last epoch that was opened was described by.
-pub(crate) type Last = Mutex<Option<Arc<Described>>>;
+/// What is kept from one epoch that was opened to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    described: Mutex<Option<Arc<Described>>>,
+    indexes: BySegment<Index>,
+    tails: BySegment<Mutex<Tail>>,
+    long: Mutex<Option<Arc<Long>>>,
+}
+
+impl Kept {
+    pub(crate) fn clear(&self) {
+        *lock(&self.described) = None;
+        lock(&self.indexes).clear();
+        lock(&self.tails).clear();
+        *lock(&self.long) = None;
+    }
+}
 
 /// Where the bytes of an engine's pages come from.
 #[derive(Debug)]
@@ -119,13 +133,13 @@ fn show(
     for part in &mut parts {
         first = part.last_structure()?.unwrap_or(first);
     }
-    let last = lock(&past.described).clone();
+    let last = lock(&past.kept.described).clone();
     let is_so = |last: &Arc<Described>| (last.from(), last.at.epoch()) == (from, first);
     let described = match last.filter(is_so) {
         Some(described) => described,
         None => {
             let described = Arc::new(describe(past, first, checkpoint, &mut parts)?);
-            *lock(&past.described) = Some(Arc::clone(&described));
+            *lock(&past.kept.described) = Some(Arc::clone(&described));
             described
         }
     };
@@ -219,7 +233,7 @@ fn end_of(store: &Store, name: SegmentName, walk: &mut Walk) -> Result<Option<(u
 pub(crate) fn newest_checkpoint(past: &Past, epoch: u64) -> Result<Option<Arc<Reader>>> {
     let store = &past.store;
     let usable = usable(store, epoch)?;
-    let last = lock(&past.described).as_ref().and_then(|last| last.checkpoint.clone());
+    let last = lock(&past.kept.described).as_ref().and_then(|last| last.checkpoint.clone());
     for &at in &usable.epochs {
         if let Some(last) = last.as_ref().filter(|last| last.head.epoch == at) {
             return Ok(Some(Arc::clone(last)));

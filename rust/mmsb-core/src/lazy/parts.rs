@@ -4,23 +4,57 @@
 //! and what was found is kept in memory.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::arena::is_denied;
 use crate::history::Past;
 use crate::index::{Index, MARKS, STRIDE, STRUCTURE, deeds, page_key};
 use crate::log::{self, CheckpointMark, Commit, LogCursor, SegmentName, Step, Walk, commit_at};
 use crate::sync::{Mutex, lock};
 use crate::{Error, Result};
 
-/// Segments read in memory that a bus keeps for the next epoch that somebody opens.
+/// Of so many segments is kept what was read of them, for the next epoch that somebody opens.
 const KEPT: usize = 4;
 
-/// What was read of segments without an index, by their numbers.
-pub(crate) type Tails = Mutex<BTreeMap<u64, Arc<Mutex<Tail>>>>;
+/// What is known of segments, by their numbers.
+pub(super) type BySegment<T> = Mutex<BTreeMap<u64, Arc<T>>>;
 
-/// The places of a segment that was read as far as somebody needed it.
+/// A commit of so many bytes is kept for the next page that it says something of.
+const LONG: RangeInclusive<usize> = 64 << 10..=16 << 20;
+
+/// A commit, and where it is.
 #[derive(Debug)]
-pub(crate) struct Tail {
+pub(super) struct Long {
+    seq: u64,
+    offset: u64,
+    epoch: u64,
+    time: u64,
+    ops: Vec<u8>,
+}
+
+impl Long {
+    /// Keeps a commit that may be kept; without memory it is read again.
+    fn keep(seq: u64, commit: &Commit<'_>) -> Option<Arc<Long>> {
+        let &Commit { epoch, time, ops, offset, .. } = commit;
+        let mut copy = Vec::new();
+        if !LONG.contains(&ops.len()) || is_denied() || copy.try_reserve_exact(ops.len()).is_err() {
+            return None;
+        }
+        copy.extend_from_slice(ops);
+        Some(Arc::new(Long { seq, offset, epoch, time, ops: copy }))
+    }
+
+    fn commit<'a>(&'a self, file: &'a Path) -> Commit<'a> {
+        let Long { offset, epoch, time, ref ops, .. } = *self;
+        Commit { epoch, time, source: None, meta: None, ops, offset, file }
+    }
+}
+
+/// The places of a segment without an index that was read as far as somebody needed it.
+#[derive(Debug)]
+pub(super) struct Tail {
     walk: Walk,
     places: BTreeMap<u64, Vec<u64>>,
     /// Where every so many-th commit begins, from the first on.
@@ -70,7 +104,7 @@ impl Tail {
 
 #[derive(Debug)]
 enum Places {
-    Index(Box<Index>),
+    Index(Arc<Index>),
     Tail(Arc<Mutex<Tail>>),
 }
 
@@ -124,9 +158,9 @@ impl Part {
         let store = &past.store;
         let mut walk = log::open_sparse(&*store.vfs, &store.dir, name, Some(store.uuid))?;
         let past = Arc::clone(past);
-        let index = past.indexes.get(name, &mut walk, is_sealed)?;
+        let index = index(&past, name, &mut walk, is_sealed)?;
         let places = match index.filter(|index| index.ends.epoch >= until) {
-            Some(index) => Places::Index(Box::new(index)),
+            Some(index) => Places::Index(index),
             None => Places::Tail(tail(&past, &walk, until)?),
         };
         Ok(Part { past, walk, places, since, until })
@@ -182,7 +216,13 @@ impl Part {
                     continue;
                 }
                 let Walk { window, header, path, .. } = &mut self.walk;
-                let Some(commit) = commit_at(window, header, path, offset)? else {
+                let is_it = |long: &Arc<Long>| (long.seq, long.offset) == (header.seq, offset);
+                let long = lock(&self.past.kept.long).clone().filter(is_it);
+                let commit = match &long {
+                    Some(long) => Some(long.commit(path)),
+                    None => commit_at(window, header, path, offset)?,
+                };
+                let Some(commit) = commit else {
                     if matches!(self.places, Places::Tail(_)) {
                         let what = "the record changed while it was read";
                         return Err(Error::corruption(path, Some(offset), Some(since), what));
@@ -190,6 +230,11 @@ impl Part {
                     self.read()?;
                     continue 'again;
                 };
+                if long.is_none()
+                    && let Some(long) = Long::keep(header.seq, &commit)
+                {
+                    *lock(&self.past.kept.long) = Some(long);
+                }
                 since = commit.epoch + 1;
                 each(&commit)?;
             }
@@ -256,19 +301,41 @@ impl Part {
     }
 }
 
+/// The index of a segment; one that was opened before is not opened again.
+fn index(
+    past: &Past,
+    name: SegmentName,
+    walk: &mut Walk,
+    is_sealed: bool,
+) -> Result<Option<Arc<Index>>> {
+    let known = lock(&past.kept.indexes).get(&name.seq).cloned();
+    if known.is_some() {
+        return Ok(known);
+    }
+    let found = past.indexes.get(name, walk, is_sealed)?.map(Arc::new);
+    if let Some(index) = &found {
+        keep(&past.kept.indexes, name.seq, index);
+    }
+    Ok(found)
+}
+
+fn keep<T>(kept: &BySegment<T>, seq: u64, one: &Arc<T>) {
+    let mut kept = lock(kept);
+    kept.insert(seq, Arc::clone(one));
+    while kept.len() > KEPT {
+        kept.pop_first();
+    }
+}
+
 /// The segment that `of` walks through, read up to an epoch; what was read before is not read again. Its file is that of
 /// the walk: a pruning may have taken the name.
 fn tail(past: &Past, of: &Walk, until: u64) -> Result<Arc<Mutex<Tail>>> {
     let seq = of.header.seq;
-    let known = lock(&past.tails).get(&seq).cloned();
+    let known = lock(&past.kept.tails).get(&seq).cloned();
     let tail = known.unwrap_or_else(|| {
         Arc::new(Mutex::new(Tail { walk: of.again(), places: BTreeMap::new(), marks: Vec::new() }))
     });
     lock(&tail).reach(until)?;
-    let mut tails = lock(&past.tails);
-    tails.insert(seq, Arc::clone(&tail));
-    while tails.len() > KEPT {
-        tails.pop_first();
-    }
+    keep(&past.kept.tails, seq, &tail);
     Ok(tail)
 }
