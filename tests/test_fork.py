@@ -188,7 +188,7 @@ def test_an_array_of_a_fork_in_memory_outlives_the_fork(mem: mmsb.Bus) -> None:
     os.close(go)
     assert child.result() == [True] * 2
     for i in range(200):
-        mem.delete_page(f"large {i}")
+        mem[f"large {i}"].delete()
     mem.fork().close()  # finds that the child is gone
     assert mem.stats()["memory_bytes"] <= used + (1 << 20)
 

@@ -39,6 +39,23 @@ pub(crate) fn state(core: &Core, root: &Root) -> u128 {
     h128(&text)
 }
 
+/// The hash of one block of a page, which the digest of an epoch with that block may have made.
+pub(crate) fn block(core: &Core, slot: &Slot, number: u64) -> u128 {
+    let frame = page::frame(core.mem(), slot, number);
+    let len = BLOCK.min(slot.len - number * BLOCK);
+    let known = lock(&core.digests).get(&frame.at).copied();
+    match known {
+        Some((born, hash)) if born == frame.born && is_cached(slot, number) => hash,
+        _ => h128(core.mem().bytes(frame.at, len)),
+    }
+}
+
+/// Whether the hash of a block is remembered by its frame.
+fn is_cached(slot: &Slot, number: u64) -> bool {
+    // The cut last block may grow inside its frame's version.
+    !page::is_one_block(slot.len) && (number + 1) * BLOCK <= slot.len
+}
+
 impl Hasher<'_> {
     fn cached(&mut self, key: u64, born: u64, make: impl FnOnce(&mut Self) -> u128) -> u128 {
         if let Some(&(epoch, hash)) = self.cache.get(&key)

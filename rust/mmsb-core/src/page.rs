@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::arena::{BLOCK, Mem};
-use crate::blocks::{self, Blocks};
+use crate::blocks::{self, Blocks, Frame};
 use crate::edit::{DeadKind, Edit};
 use crate::table::Slot;
 
@@ -19,6 +19,15 @@ pub(crate) fn contiguous(mem: Mem, slot: &Slot, start: u64, stop: u64) -> Option
         return Some(slot.data + start);
     }
     Blocks::read(mem, slot.data).contiguous(mem, start, stop)
+}
+
+/// Where a block of a page is, and the epoch that made it.
+pub(crate) fn frame(mem: Mem, slot: &Slot, number: u64) -> Frame {
+    assert!(number < blocks::count(slot.len), "a page has no such block");
+    match is_one_block(slot.len) {
+        true => Frame { at: slot.data, born: slot.epoch },
+        false => Blocks::read(mem, slot.data).frame(mem, number),
+    }
 }
 
 /// Calls `each` with (offset in the page, bytes) of every part of `start..stop`, in order.

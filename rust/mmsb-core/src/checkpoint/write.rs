@@ -7,8 +7,9 @@ use super::header::{HEADER, Header};
 use super::read::{Entry, Fields, IN_RUNS, Pages, Place, Reader};
 use super::runs::{Blocks, Form, Gather, Stored};
 use super::{TEMP, dir, no_memory, temp};
-use crate::arena::{BLOCK, Mem, is_denied};
+use crate::arena::{BLOCK, is_denied};
 use crate::catalog::Desc;
+use crate::core::Core;
 use crate::delta::put_shape;
 use crate::hash::{h64, h128};
 use crate::log::{put_text, put_varint};
@@ -17,10 +18,12 @@ use crate::root::Root;
 use crate::snapshot::Snapshot;
 use crate::table::{self, Slot};
 use crate::vfs::{OpenKind, Vfs, VfsFile, write_all_at};
-use crate::{Error, Result, blocks, page};
+use crate::{Error, Result, blocks, digest, page};
 
 /// Writes are gathered to so many bytes.
 const CHUNK: usize = 1 << 20;
+/// After so many bytes more the disk is waited for, so that a commit that waits for it too never waits for much more.
+const STEP: u64 = 16 << 20;
 /// Most bytes of what is appended at once.
 const PIECE: usize = BLOCK as usize;
 const _: () = assert!(PIECE >= 4096, "what aligns a page is a piece too");
@@ -55,6 +58,8 @@ struct Out<'a> {
     file: &'a dyn VfsFile,
     path: &'a Path,
     at: u64,
+    /// What is before is on disk.
+    synced: u64,
     buf: Vec<u8>,
 }
 
@@ -62,7 +67,7 @@ impl<'a> Out<'a> {
     fn new(file: &'a dyn VfsFile, path: &'a Path) -> Result<Out<'a>> {
         let mut buf = Vec::new();
         reserve(&mut buf, CHUNK + PIECE, path)?;
-        Ok(Out { file, path, at: HEADER as u64, buf })
+        Ok(Out { file, path, at: HEADER as u64, synced: 0, buf })
     }
 
     fn end(&self) -> u64 {
@@ -91,6 +96,10 @@ impl<'a> Out<'a> {
             .map_err(|e| Error::storage(self.path, &e, "cannot write"))?;
         self.at += self.buf.len() as u64;
         self.buf.clear();
+        if self.at - self.synced >= STEP {
+            self.file.sync().map_err(|e| Error::storage(self.path, &e, "cannot sync"))?;
+            self.synced = self.at;
+        }
         Ok(())
     }
 }
@@ -150,7 +159,10 @@ fn fill(
     making: Making<'_>,
 ) -> Result<u64> {
     let index = Index { path, buf: Vec::new() };
+    // First: it remembers the hashes of most blocks.
+    let digest = at.digest()?;
     let mut writer = Writer {
+        core: at.core(),
         out: Out::new(file, path)?,
         index,
         base: making.base,
@@ -160,7 +172,7 @@ fn fill(
         packed: Vec::new(),
         has_runs: false,
     };
-    writer.pages(at.core().mem(), at.root())?;
+    writer.pages(at.root())?;
     let Writer { mut out, mut index, has_runs, .. } = writer;
     let tags = put_tags(&mut index, at)?;
     out.align(8)?;
@@ -175,7 +187,7 @@ fn fill(
         index_at: out.end(),
         index_len: index.buf.len() as u64,
         index_hash: h128(&index.buf),
-        digest: at.digest()?,
+        digest,
         has_runs,
         base: making.base.filter(|_| has_runs).map(|base| (base.head.epoch, base.sum)),
     };
@@ -194,6 +206,7 @@ fn fill(
 
 /// Writes pages and gathers what the index tells of them.
 struct Writer<'a> {
+    core: &'a Core,
     out: Out<'a>,
     index: Index<'a>,
     base: Option<&'a Reader>,
@@ -207,7 +220,8 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn pages(&mut self, mem: Mem, root: &Root) -> Result<()> {
+    fn pages(&mut self, root: &Root) -> Result<()> {
+        let mem = self.core.mem();
         let mut known = self.base.map(Known::begin).transpose()?;
         let (mut last, mut pages, mut bytes) = (0, 0, 0);
         let mut done = Ok(());
@@ -218,7 +232,7 @@ impl Writer<'_> {
             (last, pages, bytes) = (id, pages + 1, bytes + slot.len);
             if done.is_ok() {
                 let of_base = known.as_mut().map_or(Ok(None), |known| known.page(id));
-                done = of_base.and_then(|of_base| self.page(mem, id, &slot, of_base));
+                done = of_base.and_then(|of_base| self.page(id, &slot, of_base));
             }
         });
         assert_eq!(pages, root.pages, "the root counts the pages of its table");
@@ -227,8 +241,8 @@ impl Writer<'_> {
         done
     }
 
-    fn page(&mut self, mem: Mem, id: u64, slot: &Slot, of_base: Option<Place>) -> Result<()> {
-        let desc = Desc::at(mem, slot.desc);
+    fn page(&mut self, id: u64, slot: &Slot, of_base: Option<Place>) -> Result<()> {
+        let desc = Desc::at(self.core.mem(), slot.desc);
         let mut entry = Vec::new();
         put_varint(&mut entry, id);
         put_text(&mut entry, desc.name());
@@ -245,7 +259,7 @@ impl Writer<'_> {
         let from = self.out.end();
         match of_base.filter(|base| (base.epoch, base.nbytes) == (slot.epoch, slot.len)) {
             Some(same) => self.keep_all(&same)?,
-            None => self.put_blocks(mem, slot, of_base)?,
+            None => self.put_blocks(slot, of_base)?,
         }
         if slot.len == 0 {
             self.out.align(8)?;
@@ -292,49 +306,47 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn put_blocks(&mut self, mem: Mem, slot: &Slot, page: Option<Place>) -> Result<()> {
+    fn put_blocks(&mut self, slot: &Slot, page: Option<Place>) -> Result<()> {
         let mut known = self.base.zip(page).map(|(base, page)| (base, page, base.stored(&page)));
-        let mut done = Ok(());
-        page::parts(mem, slot, 0, slot.len, &mut |at, bytes| {
-            if done.is_ok() {
-                done = self.put_block(at / BLOCK, bytes, slot.len, known.as_mut());
-            }
-        });
-        let hashes = self.hashes.len() as u64;
-        assert!(done.is_err() || hashes == 16 * blocks::count(slot.len), "each block has its hash");
-        done
+        for number in 0..blocks::count(slot.len) {
+            self.put_block(slot, number, known.as_mut())?;
+        }
+        assert_eq!(self.hashes.len() as u64, 16 * blocks::count(slot.len), "a block has no hash");
+        Ok(())
     }
 
     fn put_block(
         &mut self,
+        slot: &Slot,
         number: u64,
-        bytes: &[u8],
-        nbytes: u64,
         known: Option<&mut (&Reader, Place, Blocks<'_>)>,
     ) -> Result<()> {
         self.reserve()?;
-        let hash = h128(bytes).to_le_bytes();
+        let hash = digest::block(self.core, slot, number).to_le_bytes();
         self.hashes.extend_from_slice(&hash);
-        if is_zero(bytes) {
-            self.blocks.add(Stored { in_base: false, form: Form::Zero, at: 0, len: 0, sum: 0 });
-            return Ok(());
-        }
+        let len = BLOCK.min(slot.len - number * BLOCK);
         if let Some((base, page, blocks)) = known
             && number * BLOCK < page.nbytes
         {
-            // As long there, so the hash is of the same bytes.
             let found = blocks.skip_to(number).map(|()| blocks.len()).zip(blocks.next());
-            let (len, block) = found.ok_or_else(|| base.undecodable())?;
-            if len == bytes.len() as u64 && *base.hash(page, number) == hash {
+            let (len_there, block) = found.ok_or_else(|| base.undecodable())?;
+            // As long there, so the hash is of the same bytes.
+            if len_there == len && *base.hash(page, number) == hash {
                 self.blocks.add(of_base(block));
                 return Ok(());
             }
+        }
+        let mem = self.core.mem();
+        let bytes = mem.bytes(page::frame(mem, slot, number).at, len);
+        if is_zero(bytes) {
+            self.blocks.add(Stored { in_base: false, form: Form::Zero, at: 0, len: 0, sum: 0 });
+            return Ok(());
         }
         let packed =
             if self.compress { pack(&mut self.packed, bytes, self.index.path)? } else { None };
         let (form, stored) = packed.map_or((Form::Raw, bytes), |packed| (Form::Lz4, packed));
         if form == Form::Raw {
-            let to = if page::is_one_block(nbytes) { 8 } else { 4096 };
+            let to = if page::is_one_block(slot.len) { 8 } else { 4096 };
             self.out.align(to)?;
         }
         let at = self.out.end();

@@ -2,6 +2,7 @@
 //! that is refused.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::tests::*;
 use super::*;
@@ -101,6 +102,41 @@ fn every_write_fails() {
         }
         attempt().unwrap();
         assert!(temp_bytes(&double) == expected);
+    }
+}
+
+/// However much is written, no more than a step of it waits for the disk; each sync that fails is told.
+#[test]
+fn the_disk_is_waited_for_in_steps() {
+    if cfg!(miri) {
+        return;
+    }
+    let (double, bus, file) = filled(&[20 * MIB, 5, 15 * MIB], 0, 0);
+    let (at, step) = (bus.snapshot().unwrap(), 16 * MIB as u64);
+    let attempt = || write(&double, store(), file.uuid, &at, Making::default());
+    double.calls();
+    attempt().unwrap();
+    assert!(temp_bytes(&double) == file.encode());
+    let (mut waiting, mut syncs) = (0, 0);
+    for call in whole(double.calls()) {
+        match call.what {
+            "write" => waiting += call.len,
+            "sync" => (waiting, syncs) = (0, syncs + 1),
+            _ => {}
+        }
+        assert!(waiting < step + 2 * MIB as u64, "{waiting} bytes wait for the disk");
+    }
+    assert_eq!((waiting, syncs), (0, 3));
+    for nth in 1..=syncs {
+        let seen = AtomicU64::new(0);
+        double.fail(move |call| {
+            let hit = call.what == "sync" && seen.fetch_add(1, Ordering::Relaxed) + 1 == nth;
+            hit.then(|| io::Error::from_raw_os_error(ENOSPC))
+        });
+        let error = attempt().unwrap_err();
+        double.heal();
+        assert_eq!((error.code, error.detail.errno), (Code::OutOfSpace, Some(ENOSPC)));
+        assert_eq!(double.list(&dir(store())).unwrap(), [""; 0]);
     }
 }
 
