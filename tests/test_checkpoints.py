@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import plain_reader
 import pytest
+from proof import open_files
 
 KIB = 1 << 10
 RNG = np.random.default_rng(7)
@@ -85,6 +86,22 @@ def test_one_is_made_every_so_many_epochs(store: Path) -> None:
             bus["x"][0] = bus["x"][0] + 1
         assert bus.epoch == newest + 100
     assert checkpoints(store).keys() == before
+
+
+def test_one_that_was_thinned_leaves_the_disk(store: Path) -> None:
+    with mmsb.create(store, checkpoint_every=10) as bus:
+        page = bus.create_page("x", data=0)
+        opened: set[int] = set()
+        for step in range(2, 400):
+            page.write(step)
+            for epoch in checkpoints(store).keys() - opened:
+                with bus.snapshot(epoch) as snap:  # begins with that one
+                    assert snap["x"] == epoch
+                opened.add(epoch)
+        with_names = checkpoints(store)
+        assert len(opened) > len(with_names) > 1
+        bus.checkpoint()
+        assert not [path for path in open_files().values() if "ckpt (deleted)" in path]
 
 
 def test_commits_go_on_beside_checkpoints(store: Path) -> None:

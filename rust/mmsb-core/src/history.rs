@@ -258,9 +258,9 @@ impl Past {
             None => lazy::newest_checkpoint(self, epoch)?,
             Some(_) => None,
         };
-        let of_file = checkpoint.as_ref().map(|reader| reader.head.epoch);
+        let of_file = checkpoint.as_ref().map(|reader| reader.head().epoch);
         let from = base.or(of_file).unwrap_or(0);
-        let mut bytes = checkpoint.as_ref().map_or(0, |reader| reader.head.size());
+        let mut bytes = checkpoint.as_ref().map_or(0, |reader| reader.head().size());
         let names = log::list(&*store.vfs, &store.dir)?;
         for (n, &name) in names.iter().enumerate() {
             let last = names.get(n + 1).map_or(u64::MAX, |next| next.first_epoch - 1);

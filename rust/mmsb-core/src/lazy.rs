@@ -51,7 +51,7 @@ struct Described {
 impl Described {
     /// The epoch of the checkpoint.
     fn from(&self) -> Option<u64> {
-        self.checkpoint.as_ref().map(|reader| reader.head.epoch)
+        self.checkpoint.as_ref().map(|reader| reader.head().epoch)
     }
 }
 
@@ -101,7 +101,7 @@ pub(crate) type Opened = (Arc<Core>, Option<u64>);
 /// Opens an epoch that the store has; none if something is damaged that an older checkpoint may make up for.
 pub(crate) fn open(past: &Arc<Past>, epoch: u64) -> Result<Option<Opened>> {
     let checkpoint = newest_checkpoint(past, epoch)?;
-    let from = checkpoint.as_ref().map_or(0, |reader| reader.head.epoch);
+    let from = checkpoint.as_ref().map_or(0, |reader| reader.head().epoch);
     let found = parts::open(past, from, epoch).and_then(|mut parts| {
         let marks: Result<Vec<_>> = parts.iter_mut().map(Part::marks).collect();
         Ok((parts, marks?.concat()))
@@ -112,7 +112,7 @@ pub(crate) fn open(past: &Arc<Past>, epoch: u64) -> Result<Option<Opened>> {
     };
     if let Some(reader) = &checkpoint {
         for mark in marks.iter().filter(|mark| mark.epoch == from) {
-            checkpoint::check(&past.store.dir, reader.head.digest, mark)?;
+            checkpoint::check(&past.store.dir, reader.head().digest, mark)?;
         }
     }
     match show(past, epoch, checkpoint, parts) {
@@ -128,7 +128,7 @@ fn show(
     checkpoint: Option<Arc<Reader>>,
     mut parts: Vec<Part>,
 ) -> Result<Opened> {
-    let from = checkpoint.as_ref().map(|reader| reader.head.epoch);
+    let from = checkpoint.as_ref().map(|reader| reader.head().epoch);
     let mut first = from.unwrap_or(0);
     for part in &mut parts {
         first = part.last_structure()?.unwrap_or(first);
@@ -145,7 +145,7 @@ fn show(
     };
     let time = match (parts.last(), &described.checkpoint) {
         (Some(part), _) if from < Some(epoch) => part.time(epoch)?,
-        (_, checkpoint) => checkpoint.as_ref().map_or(0, |reader| reader.head.time),
+        (_, checkpoint) => checkpoint.as_ref().map_or(0, |reader| reader.head().time),
     };
     let core = Core::show(&described.at, epoch, time)?;
     core.set_lazy(Lazy {
@@ -200,7 +200,7 @@ pub(crate) fn newest(
         }
     }
     // Up to the newest sound checkpoint the log is durable.
-    let checkpoint = newest_checkpoint(past, u64::MAX)?.map_or(0, |reader| reader.head.epoch);
+    let checkpoint = newest_checkpoint(past, u64::MAX)?.map_or(0, |reader| reader.head().epoch);
     let (vfs, mode) = (Arc::clone(&store.vfs), OpenMode::Reader { durable_only });
     let from = checkpoint.max(behind);
     let promised = checkpoint::promised(&*store.vfs, &store.dir, store.uuid)?;
@@ -235,7 +235,7 @@ pub(crate) fn newest_checkpoint(past: &Past, epoch: u64) -> Result<Option<Arc<Re
     let usable = usable(store, epoch)?;
     let last = lock(&past.kept.described).as_ref().and_then(|last| last.checkpoint.clone());
     for &at in &usable.epochs {
-        if let Some(last) = last.as_ref().filter(|last| last.head.epoch == at) {
+        if let Some(last) = last.as_ref().filter(|last| last.head().epoch == at) {
             return Ok(Some(Arc::clone(last)));
         }
         match Reader::open(&*store.vfs, &store.dir, at, store.uuid) {

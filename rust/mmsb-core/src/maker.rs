@@ -77,9 +77,11 @@ impl Inner {
             // Nothing can stand on the empty state.
             None => Some(epoch).filter(|&epoch| epoch > 0),
             // One that took more than half of the state is the last on its base.
-            Some(base) => Some(base.head.epoch).filter(|_| size <= at.root().bytes / 2),
+            Some(base) => Some(base.head().epoch).filter(|_| size <= at.root().bytes / 2),
         };
         keeper::thin(store, &at.tags())?;
+        // One that is gone takes its place on disk as long as it is open.
+        self.past.kept.clear();
         Ok(epoch)
     }
 

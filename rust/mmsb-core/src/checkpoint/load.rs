@@ -27,7 +27,7 @@ pub(crate) fn load(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
     let reader = Reader::open(vfs, store, epoch, uuid)?;
-    let head = &reader.head;
+    let head = reader.head();
     fill(core, epoch, head.time, head.next_id, &mut |edit| {
         let mut buf = [0; BLOCK as usize];
         let loaded = reader.items(&mut |item| match item {
@@ -42,7 +42,7 @@ pub(crate) fn load(
     })?;
     if Snapshot::brief(core).digest()? != head.digest {
         let what = "the state is not what the checkpoint's digest says";
-        return Err(damage(&reader.path, 136, epoch, what));
+        return Err(damage(reader.path(), 136, epoch, what));
     }
     Ok(())
 }

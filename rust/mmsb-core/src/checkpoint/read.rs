@@ -29,6 +29,7 @@ struct Opened {
     file: Arc<dyn VfsFile>,
     path: PathBuf,
     head: Header,
+    /// The checksum of its header.
     sum: u64,
 }
 
@@ -63,38 +64,48 @@ impl Opened {
 /// A checkpoint's header and index, checked, and the checkpoint that has what it does not have itself.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    file: Arc<dyn VfsFile>,
-    pub(crate) path: PathBuf,
-    pub(crate) head: Header,
-    /// The checksum of its header.
-    pub(super) sum: u64,
+    own: Opened,
     pub(super) index: Vec<u8>,
     base: Option<Opened>,
 }
 
 impl Reader {
     pub(crate) fn open(vfs: &dyn Vfs, store: &Path, epoch: u64, uuid: [u8; 16]) -> Result<Reader> {
-        let Opened { file, path, head, sum } = Opened::open(vfs, store, epoch, uuid)?;
-        let fail = |e| Error::storage(&path, &e, "cannot read");
+        let own = Opened::open(vfs, store, epoch, uuid)?;
+        let Opened { file, path, head, .. } = &own;
         let base = match head.base {
-            Some(base) => Some(base_of(vfs, store, &path, &head, base)?),
+            Some(base) => Some(base_of(vfs, store, path, head, base)?),
             None => None,
         };
         if is_denied() {
-            return Err(no_memory(head.index_len, &path));
+            return Err(no_memory(head.index_len, path));
         }
-        let index = read_vec(&*file, head.index_at, head.index_len).map_err(fail)?;
-        let index = index.ok_or_else(|| no_memory(head.index_len, &path))?;
+        let index = read_vec(&**file, head.index_at, head.index_len)
+            .map_err(|e| Error::storage(path, &e, "cannot read"))?;
+        let index = index.ok_or_else(|| no_memory(head.index_len, path))?;
         assert_eq!(index.len() as u64, head.index_len, "the index is read as long as it is");
         if h128(&index) != head.index_hash {
-            return Err(damage(&path, head.index_at, epoch, "the checkpoint's index is damaged"));
+            return Err(damage(path, head.index_at, epoch, "the checkpoint's index is damaged"));
         }
-        Ok(Reader { file, path, head, sum, index, base })
+        Ok(Reader { own, index, base })
+    }
+
+    pub(crate) fn head(&self) -> &Header {
+        &self.own.head
+    }
+
+    /// The checksum of its header.
+    pub(super) fn sum(&self) -> u64 {
+        self.own.sum
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.own.path
     }
 
     /// The index holds what no commit can have made.
     pub(crate) fn bad_index(&self, what: &str) -> Error {
-        damage(&self.path, self.head.index_at, self.head.epoch, what)
+        damage(self.path(), self.head().index_at, self.head().epoch, what)
     }
 
     pub(crate) fn undecodable(&self) -> Error {
@@ -109,19 +120,12 @@ impl Reader {
         }
     }
 
-    fn read(&self, at: u64, buf: &mut [u8]) -> Result<()> {
-        assert!(at >= HEADER as u64, "the header is no part of a page");
-        assert!(at + buf.len() as u64 <= self.head.index_at, "pages lie before the index");
-        read_exact_at(&*self.file, at, buf)
-            .map_err(|e| Error::storage(&self.path, &e, "cannot read"))
-    }
-
     /// The pages that the index tells of, in id order.
     pub(super) fn pages(&self) -> Pages<'_> {
         Pages {
             reader: self,
             fields: Fields::new(&self.index),
-            left: self.head.pages,
+            left: self.head().pages,
             id: 0,
             end: HEADER as u64,
         }
@@ -129,7 +133,7 @@ impl Reader {
 
     /// Calls `each` with everything that the index tells, in order.
     pub(crate) fn items(&self, each: &mut dyn FnMut(Item<'_>) -> Result<()>) -> Result<()> {
-        let (head, bad) = (&self.head, || self.undecodable());
+        let (head, bad) = (self.head(), || self.undecodable());
         if head.epoch == 0 && (head.pages > 0 || head.tags > 0) {
             return Err(bad());
         }
@@ -189,22 +193,15 @@ impl Reader {
 
     /// Reads a stored block as it was. Tells the file and the epoch that it is from.
     fn bring(&self, stored: &Stored, block: &mut [u8]) -> Result<(&Path, u64)> {
-        let base = self.base.as_ref().filter(|_| stored.in_base);
-        let (path, epoch) = match base {
-            Some(base) => (&*base.path, base.head.epoch),
-            None => (&*self.path, self.head.epoch),
-        };
-        let read = |buf: &mut [u8]| match base {
-            Some(base) => base.read(stored.at, buf),
-            None => self.read(stored.at, buf),
-        };
+        let of = self.base.as_ref().filter(|_| stored.in_base).unwrap_or(&self.own);
+        let (path, epoch) = (&*of.path, of.head.epoch);
         match stored.form {
             Form::Zero => block.fill(0),
-            Form::Raw => read(block)?,
+            Form::Raw => of.read(stored.at, block)?,
             Form::Lz4 => {
                 let mut packed = [0; BLOCK as usize];
                 let packed = &mut packed[..stored.len as usize];
-                read(packed)?;
+                of.read(stored.at, packed)?;
                 if h64(packed) != stored.sum {
                     return Err(damage(path, stored.at, epoch, "a compressed block is damaged"));
                 }
@@ -220,12 +217,12 @@ impl Reader {
 
     /// What lies between pages is zero, so that no byte of the file is unaccounted for.
     fn check_zero(&self, from: u64, to: u64, buf: &mut Buf) -> Result<()> {
-        let bad = |what| Err(damage(&self.path, from, self.head.epoch, what));
+        let bad = |what| Err(damage(self.path(), from, self.head().epoch, what));
         if to < from || to - from >= 4096 {
             return bad("pages do not follow each other");
         }
         let gap = &mut buf[..(to - from) as usize];
-        self.read(from, gap)?;
+        self.own.read(from, gap)?;
         if gap.iter().any(|&b| b != 0) { bad("padding is not zero") } else { Ok(()) }
     }
 }
@@ -265,7 +262,7 @@ impl<'a> Pages<'a> {
         if self.left == 0 {
             return Ok(None);
         }
-        let Header { epoch, index_at, has_runs, base, .. } = self.reader.head;
+        let Header { epoch, index_at, has_runs, base, .. } = *self.reader.head();
         let told = (has_runs, base.is_some());
         let entry = Entry::read(&mut self.fields, self.end..=index_at, told);
         let entry = entry.filter(|entry| {
@@ -486,7 +483,7 @@ pub(crate) fn verify(
     uuid: [u8; 16],
 ) -> Result<(u64, u128)> {
     let reader = Reader::open(vfs, store, epoch, uuid)?;
-    let head = &reader.head;
+    let head = reader.head();
     let (mut end, mut buf) = (HEADER as u64, [0; BLOCK as usize]);
     let checked = reader.items(&mut |item| {
         let Item::Page(entry) = item else { return Ok(()) };

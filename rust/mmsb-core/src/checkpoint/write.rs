@@ -189,7 +189,7 @@ fn fill(
         index_hash: h128(&index.buf),
         digest,
         has_runs,
-        base: making.base.filter(|_| has_runs).map(|base| (base.head.epoch, base.sum)),
+        base: making.base.filter(|_| has_runs).map(|base| (base.head().epoch, base.sum())),
     };
     for piece in index.buf.chunks(PIECE) {
         out.put(piece)?;

@@ -67,8 +67,8 @@ pub(super) struct Catalogue {
 impl Catalogue {
     /// As the checkpoint has it; empty without one.
     pub(super) fn begin(checkpoint: Option<&Reader>) -> Result<Catalogue> {
-        let from = checkpoint.map_or(0, |reader| reader.head.epoch);
-        let next_id = checkpoint.map_or(1, |reader| reader.head.next_id);
+        let from = checkpoint.map_or(0, |reader| reader.head().epoch);
+        let next_id = checkpoint.map_or(1, |reader| reader.head().next_id);
         let (mut pages, mut tags, mut places) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         if let Some(reader) = checkpoint {
             let read = reader.items(&mut |item| {

@@ -107,11 +107,7 @@ impl Window {
     }
 
     fn fill(&mut self, offset: u64, want: usize) -> Result<()> {
-        // The file's size bounds what is asked for where that may be much.
-        let left = match want <= WINDOW {
-            true => want,
-            false => self.size()?.saturating_sub(offset).min(want as u64) as usize,
-        };
+        let left = self.size()?.saturating_sub(offset).min(want as u64) as usize;
         self.buf.clear();
         self.start = offset;
         let no_memory = || {
