@@ -18,7 +18,7 @@ use crate::{Error, Result};
 pub(crate) enum Backing {
     /// A memfd, sealed against shrinking and growing.
     Memfd,
-    /// Zeroed heap memory.
+    /// Zeroed memory of this process. Asked for as pages, it costs what is touched of it; Miri has it from the heap.
     Heap,
 }
 
@@ -35,6 +35,7 @@ pub(crate) struct Mapping {
 #[derive(Debug)]
 enum Kind {
     Fd(OwnedFd),
+    Pages,
     Heap(Layout),
 }
 
@@ -80,21 +81,26 @@ impl Mapping {
                 .map_err(|e| fail(e.into()))?;
                 Mapping::map(fd, len, ProtFlags::READ | ProtFlags::WRITE).map_err(fail)
             }
-            Backing::Heap => {
-                let layout = Layout::from_size_align(len.max(ALIGN), ALIGN)
-                    .map_err(|_| fail(io::ErrorKind::OutOfMemory.into()))?;
-                // SAFETY: the layout has a size above zero.
-                let base = unsafe { std::alloc::alloc_zeroed(layout) };
-                let base =
-                    NonNull::new(base).ok_or_else(|| fail(io::ErrorKind::OutOfMemory.into()))?;
-                Ok(Mapping {
-                    base,
-                    len: layout.size(),
-                    kind: Kind::Heap(layout),
-                    generation: generation(),
-                })
-            }
+            Backing::Heap if cfg!(miri) => Mapping::heap(len.max(ALIGN)).map_err(fail),
+            Backing::Heap => Mapping::pages(len.max(ALIGN)).map_err(fail),
         }
+    }
+
+    fn heap(len: usize) -> io::Result<Mapping> {
+        let no_memory = || io::Error::from(io::ErrorKind::OutOfMemory);
+        let layout = Layout::from_size_align(len, ALIGN).map_err(|_| no_memory())?;
+        // SAFETY: the layout has a size above zero.
+        let base = unsafe { std::alloc::alloc_zeroed(layout) };
+        let base = NonNull::new(base).ok_or_else(no_memory)?;
+        Ok(Mapping { base, len, kind: Kind::Heap(layout), generation: generation() })
+    }
+
+    fn pages(len: usize) -> io::Result<Mapping> {
+        let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+        // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing of ours.
+        let base = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, prot, flags)? };
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Mapping { base, len, kind: Kind::Pages, generation: generation() })
     }
 
     /// Another process's memory, for reading only.
@@ -143,7 +149,7 @@ impl Mapping {
     pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.kind {
             Kind::Fd(fd) => Some(fd.as_fd()),
-            Kind::Heap(_) => None,
+            Kind::Pages | Kind::Heap(_) => None,
         }
     }
 }
@@ -162,7 +168,7 @@ impl Drop for Mapping {
         }
         match self.kind {
             // SAFETY: mapped by us with this length; every user holds the owner of this value, so none is left.
-            Kind::Fd(_) => unsafe {
+            Kind::Fd(_) | Kind::Pages => unsafe {
                 let _ = rustix::mm::munmap(self.base.as_ptr().cast(), self.len);
             },
             // SAFETY: allocated by us with this layout; as above.

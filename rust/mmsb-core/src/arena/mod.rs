@@ -146,7 +146,8 @@ pub(crate) struct Arena {
     pub(crate) mem: Mem,
     mapping: Mapping,
     alloc: Mutex<Alloc>,
-    counts: Box<[AtomicU32]>,
+    /// Of views, by unit: words that are only accessed as `AtomicU32`.
+    counts: Mapping,
 }
 
 impl Arena {
@@ -155,7 +156,7 @@ impl Arena {
         let mapping = Mapping::reserve(backing, max_memory)?;
         let len = mapping.len() as u64;
         let mem = Mem { base: mapping.base(), len };
-        let counts = zeroed_counts((len / UNIT) as usize)?;
+        let counts = Mapping::new(Backing::Heap, (len / UNIT + 1) as usize * 4)?;
         Ok(Arena { mem, mapping, alloc: Mutex::new(Alloc::new(len, max_memory)), counts })
     }
 
@@ -166,7 +167,12 @@ impl Arena {
 
     #[inline]
     fn count(&self, offset: u64) -> Shared<'_, AtomicU32> {
-        shared(&self.counts[(offset / UNIT) as usize])
+        assert!(offset <= self.mem.len, "a view outside the arena");
+        // SAFETY: there is a word for each unit of the arena, so it is inside the mapping and aligned; such words are
+        // only accessed as `AtomicU32`.
+        shared(unsafe {
+            AtomicU32::from_ptr(self.counts.base().cast::<u32>().add((offset / UNIT) as usize))
+        })
     }
 
     /// A view on a one-block frame begins. The caller holds a pin that reaches the frame.
@@ -215,22 +221,6 @@ pub(crate) fn is_denied() -> bool {
     return faults::hit();
     #[cfg(not(test))]
     false
-}
-
-/// Counters that take memory only where they are used: `vec![AtomicU32::new(0); n]` would touch every page.
-fn zeroed_counts(len: usize) -> Result<Box<[AtomicU32]>> {
-    let fail = || out_of_space(4 * len as u64, 4 * len as u64);
-    if is_denied() {
-        return Err(fail());
-    }
-    let layout = std::alloc::Layout::array::<AtomicU32>(len.max(1)).map_err(|_| fail())?;
-    // SAFETY: the layout has a size above zero.
-    let raw = unsafe { std::alloc::alloc_zeroed(layout) }.cast::<AtomicU32>();
-    if raw.is_null() {
-        return Err(fail());
-    }
-    // SAFETY: allocated just now with the layout of such a slice; an all-zero AtomicU32 is the number 0.
-    Ok(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(raw, len.max(1))) })
 }
 
 pub(crate) fn out_of_space(wanted: u64, limit: u64) -> Error {
