@@ -90,15 +90,21 @@ impl Query {
         let store = &self.indexes.store;
         let walk = log::open_sparse(&*store.vfs, &store.dir, part.name, None);
         let mut walk = walk.map_err(|e| log::let_go(&*store.vfs, &store.dir, part.name, e))?;
-        let places = match self.indexes.get(part.name, &mut walk, part.is_sealed)? {
-            Some(index) => index.places(&self.wanted.keys(), part.since, part.until)?,
-            None => None,
+        let Some(index) = self.indexes.get(part.name, &mut walk, part.is_sealed)? else {
+            return self.read_all(part);
         };
-        let Some(mut places) = places else { return self.read_all(part) };
+        let places = index.places(&self.wanted.keys(), part.since, part.until)?;
+        let Some(mut places) = places else { return self.read_instead(part) };
         if !self.reverse {
             places.reverse();
         }
         Ok(Stand::Named(Box::new(walk), places, part))
+    }
+
+    /// Reads what a damaged index does not tell.
+    fn read_instead(&self, part: Part) -> Result<Stand> {
+        self.indexes.renew(part.name);
+        self.read_all(part)
     }
 
     fn read_all(&self, part: Part) -> Result<Stand> {
@@ -130,7 +136,7 @@ impl Query {
             let commit = commit_at(&mut walk.window, &walk.header, &walk.path, place)?;
             let Some(commit) = commit else {
                 // The index is wrong, or the record is damaged, which whoever reads all will say.
-                self.stand = Some(self.read_all(part)?);
+                self.stand = Some(self.read_instead(part)?);
                 return Ok(None);
             };
             let epoch = commit.epoch;

@@ -300,6 +300,52 @@ fn damage_everywhere() {
     check(&open(&double, Mode::ReadWrite), &all);
 }
 
+/// A host makes an index anew when it meets the damage, and answers as if there were none; a reader writes nothing.
+#[test]
+fn what_is_damaged_is_made_anew() {
+    let (double, bus, all) = world();
+    bus.close().unwrap();
+    drop(bus);
+    let file = &indexes(&double)[1];
+    let right = contents(&double, file);
+    let wanted = Wanted { page: Some(1), ..Wanted::default() };
+    let expected: Vec<_> =
+        all.iter().filter(|said| said.has(&wanted)).map(|said| said.epoch).collect();
+    let epoch = crate::log::list(&double, Path::new(DIR)).unwrap()[1].first_epoch;
+    for mode in [Mode::Read, Mode::ReadWrite] {
+        for by_query in [true, false] {
+            // In the last block, which is that of the pages; the tables are sound.
+            let mut bad = right.clone();
+            for byte in &mut bad[HEADER + 100..] {
+                *byte ^= 1;
+            }
+            let (tables, blocks) = (&right[..], &bad[..]);
+            let at = blocks_at(tables);
+            put(&double, file, &[&tables[..at], &blocks[at..]].concat());
+            let bus = open(&double, mode);
+            match by_query {
+                true => {
+                    let got = bus.log_of(&wanted, 0, u64::MAX, false).unwrap();
+                    let got: Vec<_> = got.map(|entry| entry.unwrap().epoch()).collect();
+                    assert_eq!(got, expected);
+                }
+                false => {
+                    let at = bus.snapshot_at(epoch + 1).unwrap();
+                    assert_eq!(at.epoch(), epoch + 1);
+                }
+            }
+            let is_right = contents(&double, file) == right;
+            assert_eq!(is_right, mode == Mode::ReadWrite, "{mode:?} {by_query}");
+        }
+    }
+}
+
+/// Where the tables of an index end.
+fn blocks_at(index: &[u8]) -> usize {
+    let word = |n: usize| u64_at(index, SEQ + 8 * n) as usize;
+    HEADER + word(6) * MARK + word(7) * ENTRY
+}
+
 /// Indexes with right checksums of what is not so: of another segment, of another store, with other places.
 #[test]
 fn what_an_index_says_is_not_believed() {

@@ -52,6 +52,14 @@ impl Indexes {
         Index::open(&self.store, name, walk)
     }
 
+    /// Makes an index anew that turned out to be damaged, if it may be written; whoever noticed reads the segment.
+    pub(crate) fn renew(&self, name: SegmentName) {
+        let writer = lock(&self.writer);
+        if *writer {
+            self.make(name);
+        }
+    }
+
     /// Makes the indexes that segments before `end` lack, from number `from` on.
     pub(crate) fn catch_up(&self, from: u64, end: u64) {
         let store = &self.store;

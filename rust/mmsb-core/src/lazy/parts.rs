@@ -112,6 +112,7 @@ enum Places {
 #[derive(Debug)]
 pub(super) struct Part {
     past: Arc<Past>,
+    name: SegmentName,
     walk: Walk,
     places: Places,
     since: u64,
@@ -163,7 +164,7 @@ impl Part {
             Some(index) => Places::Index(index),
             None => Places::Tail(tail(&past, &walk, until)?),
         };
-        Ok(Part { past, walk, places, since, until })
+        Ok(Part { past, name, walk, places, since, until })
     }
 
     /// The chain value and the epoch that the segment ends with; none if it is not sealed.
@@ -201,6 +202,8 @@ impl Part {
 
     /// The index leads astray, or a record is damaged, which reading it all will say.
     fn read(&mut self) -> Result<()> {
+        lock(&self.past.kept.indexes).remove(&self.name.seq);
+        self.past.indexes.renew(self.name);
         self.places = Places::Tail(tail(&self.past, &self.walk, self.until)?);
         Ok(())
     }
