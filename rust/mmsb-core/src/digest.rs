@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 
 use crate::arena::{BLOCK, Mem};
-use crate::blocks::{self, Blocks, Part};
+use crate::blocks::{self, Blocks, Frame, Part};
 use crate::catalog::Desc;
 use crate::core::Core;
 use crate::hash::h128;
@@ -39,9 +39,8 @@ pub(crate) fn state(core: &Core, root: &Root) -> u128 {
     h128(&text)
 }
 
-/// The hash of one block of a page, which the digest of an epoch with that block may have made.
-pub(crate) fn block(core: &Core, slot: &Slot, number: u64) -> u128 {
-    let frame = page::frame(core.mem(), slot, number);
+/// The hash of one block of a page, which is in `frame` and which the digest of an epoch with that block may have made.
+pub(crate) fn block(core: &Core, slot: &Slot, number: u64, frame: Frame) -> u128 {
     let len = BLOCK.min(slot.len - number * BLOCK);
     let known = lock(&core.digests).get(&frame.at).copied();
     match known {

@@ -65,8 +65,13 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    pub(crate) fn clear(&self) {
+    /// Holds no checkpoint open any more.
+    pub(crate) fn let_go_of_checkpoint(&self) {
         *lock(&self.described) = None;
+    }
+
+    pub(crate) fn clear(&self) {
+        self.let_go_of_checkpoint();
         lock(&self.indexes).clear();
         lock(&self.tails).clear();
         *lock(&self.long) = None;

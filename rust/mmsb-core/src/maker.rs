@@ -81,7 +81,7 @@ impl Inner {
         };
         keeper::thin(store, &at.tags())?;
         // One that is gone takes its place on disk as long as it is open.
-        self.past.kept.clear();
+        self.past.kept.let_go_of_checkpoint();
         Ok(epoch)
     }
 

@@ -322,7 +322,9 @@ impl Writer<'_> {
         known: Option<&mut (&Reader, Place, Blocks<'_>)>,
     ) -> Result<()> {
         self.reserve()?;
-        let hash = digest::block(self.core, slot, number).to_le_bytes();
+        let mem = self.core.mem();
+        let frame = page::frame(mem, slot, number);
+        let hash = digest::block(self.core, slot, number, frame).to_le_bytes();
         self.hashes.extend_from_slice(&hash);
         let len = BLOCK.min(slot.len - number * BLOCK);
         if let Some((base, page, blocks)) = known
@@ -336,8 +338,7 @@ impl Writer<'_> {
                 return Ok(());
             }
         }
-        let mem = self.core.mem();
-        let bytes = mem.bytes(page::frame(mem, slot, number).at, len);
+        let bytes = mem.bytes(frame.at, len);
         if is_zero(bytes) {
             self.blocks.add(Stored { in_base: false, form: Form::Zero, at: 0, len: 0, sum: 0 });
             return Ok(());
