@@ -50,7 +50,11 @@ def _sync(path: Path) -> None:
 
 
 def checkpoints(folder: Path, effort: Effort) -> list[Figure]:
-    """A checkpoint of everything, durable when it is done; and commits beside one."""
+    """A checkpoint of everything, durable when it is done; and commits beside one.
+
+    Each begins when 1 GiB of log has just become durable: a virtual disk may take the first GiB
+    after a rest several times as fast as the next.
+    """
     state = _state(effort.large)
     stores: list[mmsb.Bus] = []
 
@@ -83,8 +87,8 @@ def checkpoints(folder: Path, effort: Effort) -> list[Figure]:
     figures = once(
         "checkpoint",
         [
-            ("floor", "write + fsync", clean, raw),
-            ("peer", "safetensors + fsync", clean, peer),
+            ("floor", "write + fsync", prepare, raw),
+            ("peer", "safetensors + fsync", prepare, peer),
             ("mmsb", "MMSB", prepare, lambda: stores[0].checkpoint()),
         ],
         5,
