@@ -137,7 +137,7 @@ mutants:  ## tests of the tests: every mutant in log, checkpoint, recovery and r
 
 mutants-fast:  ## the same for a few files
 	cargo mutants --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-mutants
-	scripts/mutants --fast
+	scripts/mutants log/recover.rs log/repair.rs log/meta.rs
 
 coverage:  ## lines and regions of log, checkpoint, recovery and reclaim that the Rust tests reach
 	cargo llvm-cov --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-llvm-cov

@@ -1,13 +1,15 @@
 //! Copies against the store that they are of; what is refused; what a failure leaves.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::*;
+use crate::arena::faults;
 use crate::delta::{Batch, NewPage};
-use crate::log::double::Double;
+use crate::log::double::{Call, Double};
 use crate::sequence::How;
 use crate::vfs::RamVfs;
-use crate::{Bus, Durability, Mode, Options};
+use crate::{Bus, Durability, Keep, Mode, Options};
 
 fn options() -> Options {
     Options {
@@ -26,6 +28,11 @@ fn how(epoch: u64) -> How<'static> {
 /// Commits of many segments, with a checkpoint, and the digest of each epoch.
 fn world() -> (Double, Bus, Vec<u128>) {
     let double = Double::new(Arc::new(RamVfs::new()));
+    let (bus, digests) = fill(&double);
+    (double, bus, digests)
+}
+
+fn fill(double: &Double) -> (Bus, Vec<u128>) {
     let bus = Bus::create_on(double.vfs(), Path::new("/s"), &options()).unwrap();
     let digest = || bus.snapshot().unwrap().digest().unwrap();
     let mut digests = vec![digest()];
@@ -51,7 +58,7 @@ fn world() -> (Double, Bus, Vec<u128>) {
             bus.checkpoint().unwrap();
         }
     }
-    (double, bus, digests)
+    (bus, digests)
 }
 
 fn open(vfs: Arc<dyn Vfs>, dir: &str, mode: Mode) -> Result<Bus> {
@@ -153,16 +160,23 @@ fn what_is_refused() {
     assert_eq!(back_up("/u").code, Code::Closed);
 }
 
+fn contents(vfs: &dyn Vfs, path: &str) -> Vec<u8> {
+    let file = vfs.open(Path::new(path), OpenKind::Read).unwrap();
+    let mut bytes = vec![0; file.size().unwrap() as usize];
+    read_full_at(&*file, 0, &mut bytes).unwrap();
+    bytes
+}
+
+/// What a directory has in the directories of a store.
+fn files(vfs: &dyn Vfs, dir: &str) -> Vec<String> {
+    let within = ["log", "checkpoints"].map(|name| Path::new(dir).join(name));
+    within.iter().flat_map(|dir| vfs.list(dir).unwrap_or_default()).collect()
+}
+
 /// Each call fails, once and from then on: there is no store, or all of it; then the copy is made in the same place.
 #[test]
 fn every_call_fails() {
     let (double, bus, digests) = world();
-    let bytes = |path: &str| {
-        let file = double.open(Path::new(path), OpenKind::Read).unwrap();
-        let mut bytes = vec![0; file.size().unwrap() as usize];
-        read_full_at(&*file, 0, &mut bytes).unwrap();
-        bytes
-    };
     for for_good in [false, true] {
         let mut nth = 0;
         loop {
@@ -184,11 +198,15 @@ fn every_call_fails() {
                 Ok(copy) => assert_eq!(copy.snapshot().unwrap().digest().unwrap(), digests[30]),
                 Err(error) => {
                     assert_eq!(error.code, Code::BusNotFound, "{error}");
+                    if !for_good {
+                        // But for the slot it may have been whole; the next attempt removes it.
+                        assert!([0, 4].contains(&files(&double, &to).len()), "call {nth}");
+                    }
                     bus.backup_on(&double, Path::new(&to), &mut |_, _| {}).unwrap();
-                    assert!(
-                        bytes(&format!("{to}/log/0000000000000000-0000000000000001.mlog"))
-                            == bytes("/s/log/0000000000000000-0000000000000001.mlog")
-                    );
+                    let first = "log/0000000000000000-0000000000000001.mlog";
+                    let [original, copied] =
+                        ["/s", &to].map(|dir| contents(&double, &format!("{dir}/{first}")));
+                    assert!(copied == original);
                 }
             }
             assert_eq!(bus.snapshot().unwrap().digest().unwrap(), digests[30]);
@@ -196,4 +214,127 @@ fn every_call_fails() {
         assert!(nth > 40, "{nth}");
     }
     check(double.vfs(), "/copy-true-1", &digests);
+}
+
+/// What becomes of a checkpoint of this epoch when it is opened for the second time at the latest.
+type Fate = fn(&RamVfs, &Path, usize) -> Option<io::Error>;
+
+fn gone(_: &RamVfs, _: &Path, _: usize) -> Option<io::Error> {
+    Some(io::ErrorKind::NotFound.into())
+}
+
+fn unreadable(_: &RamVfs, _: &Path, opened: usize) -> Option<io::Error> {
+    (opened == 2).then(|| io::Error::from_raw_os_error(5))
+}
+
+fn gone_meanwhile(ram: &RamVfs, path: &Path, opened: usize) -> Option<io::Error> {
+    if opened == 2 {
+        ram.unlink(path).unwrap();
+    }
+    None
+}
+
+fn damaged(ram: &RamVfs, path: &Path, opened: usize) -> Option<io::Error> {
+    if opened == 1 {
+        let file = ram.open(path, OpenKind::ReadWrite).unwrap();
+        write_all_at(&*file, 4500, b"damage").unwrap();
+    }
+    None
+}
+
+/// A checkpoint behind where the log begins may be left out. The one where it begins may not, and no fault of the disk is
+/// passed over.
+#[test]
+fn checkpoints_that_are_lost_meanwhile() {
+    let copied = |log_begins: bool, epoch: u64, fate: Fate| {
+        let ram = Arc::new(RamVfs::new());
+        let double = Double::new(Arc::clone(&ram) as Arc<dyn Vfs>);
+        let (bus, digests) = fill(&double);
+        bus.checkpoint().unwrap();
+        if log_begins {
+            bus.prune(&Keep { log_since: Some(12), ..Keep::default() }).unwrap();
+        }
+        let (path, mut opened) = (checkpoint::path(Path::new("/s"), epoch), 0);
+        double.fail(move |call: &Call| {
+            let is_it = call.what == "open" && call.path == path;
+            opened += usize::from(is_it);
+            if is_it { fate(&ram, &path, opened) } else { None }
+        });
+        let done = bus.backup_on(&double, Path::new("/copy"), &mut |_, _| {});
+        double.heal();
+        done.map_err(|error| error.code)?;
+        let copy = open(double.vfs(), "/copy", Mode::Read).unwrap();
+        for at in 12..=30 {
+            assert_eq!(copy.snapshot_at(at).unwrap().digest().unwrap(), digests[at as usize]);
+        }
+        Ok(checkpoint::list(&double, Path::new("/copy")).unwrap())
+    };
+    for log_begins in [false, true] {
+        for fate in [gone, gone_meanwhile, damaged] {
+            assert_eq!(copied(log_begins, 30, fate), Ok(vec![12]));
+        }
+        assert_eq!(copied(log_begins, 30, unreadable), Err(Code::Storage));
+        assert_eq!(copied(log_begins, 12, unreadable), Err(Code::Storage));
+        let first: [(Fate, Code); 3] =
+            [(gone, Code::Storage), (gone_meanwhile, Code::Storage), (damaged, Code::Corruption)];
+        for (fate, code) in first {
+            let expected = if log_begins { Err(code) } else { Ok(vec![30]) };
+            assert_eq!(copied(log_begins, 12, fate), expected);
+        }
+    }
+}
+
+#[test]
+fn a_copy_without_memory() {
+    let (double, bus, digests) = world();
+    let mut lacking = Vec::new();
+    for nth in 1.. {
+        faults::arm(nth, false);
+        let done = bus.backup_on(&double, Path::new("/copy"), &mut |_, _| {});
+        if !faults::disarm() {
+            done.unwrap();
+            break;
+        }
+        let error = done.unwrap_err();
+        assert_eq!(error.code, Code::OutOfSpace, "request {nth}");
+        assert_eq!(files(&double, "/copy"), [""; 0]);
+        lacking.push(error.message);
+    }
+    let buffer = "no memory for 1048576 bytes, in which a backup is copied";
+    assert!(lacking.iter().any(|what| what == buffer), "{lacking:?}");
+    check(double.vfs(), "/copy", &digests);
+}
+
+/// Files of more than one piece, and one that ends too soon.
+#[test]
+fn long_files_and_short_ones() {
+    let (from, to) = (RamVfs::new(), RamVfs::new());
+    let bytes: Vec<u8> = (0..PIECE as u32 * 5 / 2).map(|i| (i / 7) as u8).collect();
+    let file = from.open(Path::new("/from"), OpenKind::CreateNew).unwrap();
+    write_all_at(&*file, 0, &bytes).unwrap();
+    let mut copying = Copying { from: &from, to: &to, buf: vec![0; PIECE] };
+    let mut told = Vec::new();
+    let len = bytes.len() as u64;
+    copying.file(&*file, len, Path::new("/to"), &mut |done| told.push(done)).unwrap();
+    assert_eq!(told, [PIECE as u64, 2 * PIECE as u64, len]);
+    assert!(contents(&to, "/to") == bytes);
+    let short = copying.file(&*file, len + 1, Path::new("/short"), &mut |_| {});
+    assert_eq!(short.unwrap_err().code, Code::Storage);
+}
+
+/// Were the newest slot lost, the other would say that nothing is durable yet.
+#[test]
+fn the_slot_before_the_last() {
+    let (double, bus, _) = world();
+    bus.sync().unwrap();
+    let mut durable = ["meta-0", "meta-1"].map(|slot| {
+        let copy = PathBuf::from(format!("/without-{slot}"));
+        bus.backup_on(&double, &copy, &mut |_, _| {}).unwrap();
+        assert_eq!(log::read_meta(&double, &copy).unwrap().durable_epoch, 30);
+        double.unlink(&copy.join(slot)).unwrap();
+        let meta = log::read_meta(&double, &copy).unwrap();
+        (meta.durable_epoch, meta.durable)
+    });
+    durable.sort();
+    assert_eq!((durable[0], durable[1].0), ((0, Position::default()), 30));
 }
