@@ -540,3 +540,32 @@ fn thinning() {
     keeper::thin(&store, &[]).unwrap();
     assert_eq!(list(&double, &store.dir).unwrap(), [1, 2, 5, 13, 17, 19, 20, 21]);
 }
+
+/// The newest that is whole, of this store and of the epoch in its name; one that is gone meanwhile promises nothing, one
+/// that the disk does not give is an error.
+#[test]
+fn what_a_checkpoint_promises() {
+    let (_, _, file) = world();
+    let at = |epoch| File { epoch, ..file.clone() };
+    let ask = |vfs: &dyn Vfs| promised(vfs, store(), file.uuid);
+    let vfs = only(3, &at(3).encode());
+    assert_eq!(ask(&vfs).unwrap(), 3);
+    put(&vfs, 7, &at(7).encode());
+    assert_eq!(ask(&vfs).unwrap(), 7);
+    put(&vfs, 8, &File { uuid: [9; 16], ..at(8) }.encode());
+    put(&vfs, 9, &at(3).encode());
+    put(&vfs, 10, &at(10).encode()[..4000]);
+    assert_eq!(ask(&vfs).unwrap(), 7);
+    let double = Double::new(Arc::new(vfs));
+    let newest = path(store(), 10);
+    for (errno, told) in [(2, Ok(7)), (EIO, Err(Some(EIO)))] {
+        let newest = newest.clone();
+        double.fail(move |call| {
+            (call.what == "open" && call.path == newest)
+                .then(|| io::Error::from_raw_os_error(errno))
+        });
+        assert_eq!(ask(&double).map_err(|error| error.detail.errno), told);
+    }
+    double.heal();
+    assert_eq!(ask(&only(8, &File { uuid: [9; 16], ..at(8) }.encode())).unwrap(), 0);
+}
