@@ -14,6 +14,8 @@ mod write;
 #[cfg(test)]
 mod exact_tests;
 #[cfg(test)]
+mod forged_tests;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use query::Query;

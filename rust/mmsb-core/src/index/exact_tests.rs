@@ -8,13 +8,13 @@ use super::*;
 use crate::delta::{Batch, NewPage};
 use crate::history::Store;
 use crate::log::LogCursor;
-use crate::log::double::Double;
+use crate::log::double::{Call, Double};
 use crate::sequence::How;
 use crate::vfs::{OpenKind, RamVfs, Vfs};
 use crate::{Bus, Code, Durability, Mode, Options};
 
-const DIR: &str = "/s";
-const COUNT: u64 = if cfg!(miri) { 200 } else { 6000 };
+pub(super) const DIR: &str = "/s";
+pub(super) const COUNT: u64 = if cfg!(miri) { 200 } else { 6000 };
 
 fn options() -> Options {
     Options {
@@ -32,7 +32,7 @@ fn pages_of(epoch: u64) -> Vec<u64> {
 }
 
 /// A closed store of one segment: page 1 in every commit, 2 in each third, 3 in each thousandth, a step in each.
-fn world(len: u64) -> Double {
+pub(super) fn world(len: u64) -> Double {
     let double = Double::new(Arc::new(RamVfs::new()));
     let bus = Bus::create_on(double.vfs(), Path::new(DIR), &options()).unwrap();
     let mut batch = Batch::new();
@@ -61,12 +61,12 @@ fn world(len: u64) -> Double {
     double
 }
 
-fn store(double: &Double) -> Store {
+pub(super) fn store(double: &Double) -> Store {
     let uuid = crate::log::read_meta(double, Path::new(DIR)).unwrap().uuid;
     Store { vfs: double.vfs(), dir: DIR.into(), uuid }
 }
 
-fn first(double: &Double) -> SegmentName {
+pub(super) fn first(double: &Double) -> SegmentName {
     crate::log::list(double, Path::new(DIR)).unwrap()[0]
 }
 
@@ -135,6 +135,7 @@ fn little_is_read() {
         assert!(read < most, "{what}: {read} of {log} bytes");
     };
     let middle = COUNT / 2 + 31;
+    let file = file_name(first(&double));
     let one = |wanted: &Wanted, since| {
         bus.log_of(wanted, since, u64::MAX, false).unwrap().next().unwrap().unwrap().epoch()
     };
@@ -143,10 +144,19 @@ fn little_is_read() {
     read("one step", log / 2, &|| assert_eq!(one(&step, 1), middle));
     read("a range", log / 2, &|| assert_eq!(one(&Wanted::default(), middle), middle));
     read("a moment", log / 2, &|| assert_eq!(bus.epoch_as_of(2 * middle).unwrap(), Some(middle)));
-    // From a commit at a mark, and from just before one.
-    for since in [65, 129, 128] {
+    // From a commit at a mark, and from just before one. In the first stride nothing is saved.
+    for (since, opened) in [(64, 0), (65, 1), (128, 1), (129, 1)] {
+        double.calls();
         assert_eq!(one(&Wanted::default(), since), since);
+        let is_index = |call: &&Call| call.what == "open" && call.path.ends_with(&file);
+        assert_eq!(double.calls().iter().filter(is_index).count(), opened, "since {since}");
     }
+    // Header, tables, and at most two blocks for each of two keys.
+    let both = Wanted { page: Some(3), ..step };
+    double.calls();
+    assert_eq!(bus.log_of(&both, 1, u64::MAX, false).unwrap().count(), 0);
+    let is_read = |call: &&Call| call.what == "read" && call.path.ends_with(&file);
+    assert!(double.calls().iter().filter(is_read).count() <= 6);
 }
 
 /// Short segments get no index, longer ones when they are sealed; nobody makes one when the bus is closed.
@@ -245,4 +255,17 @@ fn what_verify_tells() {
     double.open(&file, OpenKind::Read).unwrap();
     double.unlink(&file).unwrap();
     assert_eq!((told().0, told().1.len()), (0, 0));
+}
+
+/// The keys that FORMAT.md gives.
+#[test]
+fn keys_are_those_of_the_format() {
+    let part = |text: &str| crate::hash::h64(text.as_bytes()) >> 26;
+    let wanted =
+        Wanted { page: Some(77), source: Some("physics".into()), meta: vec!["\"step\":7".into()] };
+    let (source, meta) = ((1 << 62) + part("physics"), (1 << 63) + part("\"step\":7"));
+    assert_eq!(wanted.keys(), [77, source, meta]);
+    assert_eq!((STRUCTURE, MARKS), ((1 << 63) + (1 << 62), (1 << 63) + (1 << 62) + 1));
+    let largest = (1 << 62) - 1;
+    assert_eq!([largest, largest + 1, u64::MAX].map(page_key), [Some(largest), None, None]);
 }

@@ -58,6 +58,8 @@ impl Indexes {
                 Step::Wrong(what) => return Err(walk.damage(what)),
             }
         }
-        Ok((found >= first.first_epoch && found > store.base()?.epoch).then_some(found))
+        // A mark may lie behind the newest, whose time is not after that of the mark.
+        let found = found.min(newest);
+        Ok((found > store.base()?.epoch).then_some(found))
     }
 }

@@ -387,7 +387,7 @@ fn what_an_index_says_is_not_believed() {
 }
 
 /// Makes the checksums right again.
-fn forge(bytes: &mut [u8]) {
+pub(super) fn forge(bytes: &mut [u8]) {
     let tables = u64_at(bytes, SEQ + 48)
         .saturating_mul(MARK as u64)
         .saturating_add(u64_at(bytes, SEQ + 56).saturating_mul(ENTRY as u64));

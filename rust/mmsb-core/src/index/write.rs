@@ -46,9 +46,10 @@ impl Indexes {
         let writer = lock(&self.writer);
         // Somebody may have made it while this waited.
         let found = Index::open(&self.store, name, walk)?;
-        if found.is_some() || !*writer || !self.make(name) {
+        if found.is_some() || !*writer {
             return Ok(found);
         }
+        self.make(name);
         Index::open(&self.store, name, walk)
     }
 
@@ -92,21 +93,20 @@ impl Indexes {
         }
     }
 
-    /// Writes a segment's index, in the place of one that means nothing, and tells whether there is one now; `writer` is
-    /// held. A failure is told by an event: a query reads the segment instead.
-    fn make(&self, name: SegmentName) -> bool {
+    /// Writes a segment's index, in the place of one that means nothing; `writer` is held. A failure is told by an event: a
+    /// query reads the segment instead.
+    fn make(&self, name: SegmentName) {
         let store = &self.store;
         let file = path(&store.dir, name);
         let done = build(store, name, self.least).and_then(|bytes| match bytes {
             Some(bytes) => write(&*store.vfs, &store.dir, name, &bytes).map(|()| bytes.len()),
             None => Ok(0),
         });
-        match &done {
+        match done {
             Ok(0) => {}
-            Ok(bytes) => trace::index_done(&file, *bytes as u64),
+            Ok(bytes) => trace::index_done(&file, bytes as u64),
             Err(error) => trace::index_failed(&file, &error.message),
         }
-        done.is_ok_and(|bytes| bytes > 0)
     }
 }
 
