@@ -54,7 +54,7 @@ class Cost:
     checkpoint : int or None
         The epoch of the checkpoint that it begins with.
     bytes : int
-        Bytes of that checkpoint and of the log behind it, at most.
+        Bytes of that checkpoint, of what it stands on and of the log from there on, at most.
     records : int
         Commits between the checkpoint and the epoch.
 

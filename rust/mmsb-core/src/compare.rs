@@ -40,16 +40,13 @@ pub fn part(a: &Bus, b: &Bus, progress: &mut dyn FnMut(u64, u64)) -> Result<Opti
             replay(core, entry)?;
         }
         if x.raw() != y.raw() {
-            let states = match &engines {
-                Some([c, d]) => [Snapshot::brief(c), Snapshot::brief(d)],
-                None => [a.snapshot_at(epoch)?, b.snapshot_at(epoch)?],
+            let fork = |bus: &Bus| Core::fork(&bus.snapshot_at(epoch)?.whole()?);
+            let [c, d] = match &engines {
+                Some(engines) => engines,
+                None => engines.insert([fork(a)?, fork(b)?]),
             };
-            if states[0].digest()? != states[1].digest()? {
+            if Snapshot::brief(c).digest()? != Snapshot::brief(d).digest()? {
                 return Ok(Some(epoch));
-            }
-            if engines.is_none() && epoch < last {
-                engines =
-                    Some([Core::fork(&states[0].whole()?)?, Core::fork(&states[1].whole()?)?]);
             }
         }
         if epoch.is_multiple_of(STRIDE) {

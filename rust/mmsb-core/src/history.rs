@@ -2,6 +2,8 @@
 //! stands on.
 
 #[cfg(test)]
+mod past_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
@@ -190,7 +192,7 @@ impl Iterator for LogIter {
 pub struct Cost {
     /// The epoch of the checkpoint that it begins with.
     pub checkpoint: Option<u64>,
-    /// Bytes of that checkpoint and of the log behind it, at most.
+    /// Bytes of that checkpoint, of what it stands on and of the log from there on, at most.
     pub bytes: u64,
     /// Commits between the checkpoint and the epoch.
     pub records: u64,
@@ -260,16 +262,19 @@ impl Past {
         };
         let of_file = checkpoint.as_ref().map(|reader| reader.head().epoch);
         let from = base.or(of_file).unwrap_or(0);
-        let mut bytes = checkpoint.as_ref().map_or(0, |reader| reader.head().size());
+        // The mark of the checkpoint lies behind the commit that it is of.
+        let since = of_file.unwrap_or(from + 1);
+        let mut bytes = checkpoint.as_ref().map_or(0, |reader| reader.size());
         let names = log::list(&*store.vfs, &store.dir)?;
         for (n, &name) in names.iter().enumerate() {
-            let last = names.get(n + 1).map_or(u64::MAX, |next| next.first_epoch - 1);
-            if from == epoch || last <= from || name.first_epoch > epoch {
+            let next = names.get(n + 1);
+            let is_before = next.is_some_and(|next| next.first_epoch <= since);
+            if since > epoch || is_before || name.first_epoch > epoch {
                 continue;
             }
             let mut walk = log::open_sparse(&*store.vfs, &store.dir, name, Some(store.uuid))?;
-            bytes += match self.indexes.get(name, &mut walk, last < u64::MAX)? {
-                Some(index) => index.bounds(from + 1, epoch).1,
+            bytes += match self.indexes.get(name, &mut walk, next.is_some())? {
+                Some(index) => index.bounds(epoch, epoch).1,
                 None => {
                     let size = walk.window.size()?;
                     end.filter(|end| end.seq == name.seq).map_or(size, |end| size.min(end.offset))

@@ -94,6 +94,11 @@ impl Reader {
         &self.own.head
     }
 
+    /// Bytes of all files that have its pages.
+    pub(crate) fn size(&self) -> u64 {
+        self.own.head.size() + self.base.as_ref().map_or(0, |base| base.head.size())
+    }
+
     /// The checksum of its header.
     pub(super) fn sum(&self) -> u64 {
         self.own.sum

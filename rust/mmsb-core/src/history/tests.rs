@@ -10,9 +10,9 @@ use crate::sequence::How;
 use crate::vfs::{OpenKind, RamVfs, read_full_at, write_all_at};
 use crate::{Bus, Durability, Mode, Options, restore};
 
-const DIR: &str = "/s";
+pub(super) const DIR: &str = "/s";
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options {
         durability: Some(Durability::Os),
         max_memory: Some(64 << 20),
@@ -22,18 +22,22 @@ fn options() -> Options {
     }
 }
 
-fn how(epoch: u64) -> How<'static> {
+pub(super) fn how(epoch: u64) -> How<'static> {
     How { time: Some(1000 + epoch), wait: true, ..How::default() }
 }
 
-fn new(name: Option<&str>, nbytes: u64) -> NewPage<'_> {
+pub(super) fn new(name: Option<&str>, nbytes: u64) -> NewPage<'_> {
     NewPage { name, dtype: "", itemsize: 1, shape: &[], nbytes, meta: "", location: 0 }
 }
 
 /// A bus of nine epochs with a checkpoint of epoch 5, and the digest of every epoch.
 fn nine() -> (Double, Bus, Vec<u128>) {
+    nine_with(&options())
+}
+
+pub(super) fn nine_with(options: &Options) -> (Double, Bus, Vec<u128>) {
     let double = Double::new(Arc::new(RamVfs::new()));
-    let bus = Bus::create_on(double.vfs(), Path::new(DIR), &options()).unwrap();
+    let bus = Bus::create_on(double.vfs(), Path::new(DIR), options).unwrap();
     let mut digests = vec![bus.snapshot().unwrap().digest().unwrap()];
     let mut batch = Batch::new();
     for epoch in 1..=9u64 {
@@ -53,7 +57,7 @@ fn nine() -> (Double, Bus, Vec<u128>) {
     (double, bus, digests)
 }
 
-fn store(bus: &Bus, vfs: Arc<dyn Vfs>) -> Store {
+pub(super) fn store(bus: &Bus, vfs: Arc<dyn Vfs>) -> Store {
     let uuid = log::read_meta(&*vfs, Path::new(DIR)).unwrap().uuid;
     Store { vfs, dir: bus.path().unwrap().to_path_buf(), uuid }
 }
@@ -153,6 +157,9 @@ fn a_damaged_checkpoint_is_passed_over() {
     assert_eq!(Snapshot::newest(&core).unwrap().digest().unwrap(), digests[5]);
     let (core, at) = load(&[9]).unwrap();
     assert_eq!((core.epoch(), at), (0, None));
+    // Thinned since they were listed.
+    let (core, at) = load(&[8, 7, 5]).unwrap();
+    assert_eq!((core.epoch(), at), (5, Some(5)));
     let (core, at) = load(&[]).unwrap();
     assert_eq!((core.epoch(), at), (0, None));
     assert_eq!(bus.snapshot_at(9).unwrap().digest().unwrap(), digests[9]);

@@ -114,6 +114,64 @@ fn the_log_of_a_bus_in_memory_stays_short() {
     assert!((1..=150).all(|epoch| opens(&bus, epoch) == (epoch >= first)));
 }
 
+/// What is left of the log begins with the segment that has the commit behind the window's first epoch.
+#[test]
+fn no_segment_too_much_is_kept() {
+    let bus = bus();
+    bus.retain(Some(Retention::Epochs(2))).unwrap();
+    let mut rolled = 0;
+    for last in 2..=40 {
+        fill(&bus, last);
+        let store = bus.store();
+        let names = log::list(&*store.vfs, &store.dir).unwrap();
+        let [name] = names[..] else { panic!("{last}: {names:?}") };
+        assert!(name.first_epoch <= last);
+        rolled += u32::from(name.first_epoch == last);
+    }
+    assert!(rolled > 9, "{rolled}");
+}
+
+/// As long as a copy is made nothing goes; the first commit behind it catches up.
+#[test]
+fn nothing_goes_while_a_copy_is_made() {
+    let bus = bus();
+    fill(&bus, 20);
+    bus.retain(Some(Retention::Epochs(2))).unwrap();
+    fill(&bus, 30);
+    let begins = || {
+        let store = bus.store();
+        log::list(&*store.vfs, &store.dir).unwrap()[0].first_epoch
+    };
+    let first = begins();
+    let vfs: std::sync::Arc<dyn crate::vfs::Vfs> = std::sync::Arc::new(RamVfs::new());
+    let mut told = 0;
+    let mut progress = |_, _| {
+        told += 1;
+        fill(&bus, 30 + 10 * told);
+        assert_eq!(begins(), first);
+    };
+    bus.backup_on(&*vfs, Path::new("/copy"), &mut progress).unwrap();
+    assert!(told > 0);
+    fill(&bus, bus.epoch() + 1);
+    assert!(begins() >= bus.epoch() - 4, "{}", begins());
+    let at = Path::new("/copy");
+    let copy = Bus::open_on(vfs.clone(), at, Mode::Read, &options(), &mut |_, _| {}).unwrap();
+    assert_eq!(copy.snapshot_at(30).unwrap().view(1).unwrap().bytes(), [30; LEN as usize]);
+}
+
+/// A tag cannot bring back what is gone, nor does it keep the rest from going.
+#[test]
+fn a_tag_of_an_epoch_that_is_gone() {
+    let bus = bus();
+    fill(&bus, 20);
+    bus.retain(Some(Retention::Epochs(2))).unwrap();
+    fill(&bus, 30);
+    tag(&bus, "gone", 7);
+    fill(&bus, 80);
+    assert!(log_bytes(&bus) <= 4 * SEGMENT, "{}", log_bytes(&bus));
+    assert!(!opens(&bus, 7) && !opens(&bus, 30) && opens(&bus, 79));
+}
+
 #[test]
 fn tagged_epochs_snapshots_and_forks_stay() {
     let bus = bus();
