@@ -338,3 +338,18 @@ fn the_slot_before_the_last() {
     durable.sort();
     assert_eq!((durable[0], durable[1].0), ((0, Position::default()), 30));
 }
+
+#[test]
+fn a_mark_that_is_there_already() {
+    let vfs = RamVfs::new();
+    let dir = Path::new("/copy");
+    vfs.create_dir(dir).unwrap();
+    for _ in 0..2 {
+        birth::set_mark(&vfs, dir).unwrap();
+        assert!(birth::is_marked(&vfs, dir).unwrap());
+    }
+    for _ in 0..2 {
+        birth::remove_mark(&vfs, dir).unwrap();
+        assert!(!birth::is_marked(&vfs, dir).unwrap());
+    }
+}

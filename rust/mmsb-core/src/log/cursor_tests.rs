@@ -6,7 +6,7 @@ use super::super::tests::*;
 use super::super::{Log, segment};
 use super::*;
 use crate::error::{Code, Detail};
-use crate::vfs::write_all_at;
+use crate::vfs::{OpenKind, write_all_at};
 use crate::{Batch, Bus, Durability, How, NewPage, Options};
 
 const LAST: u64 = 11;
@@ -223,4 +223,25 @@ fn a_log_that_was_emptied() {
     }
     fork.write(1, 0, b"x", &How { wait: true, ..How::default() }).unwrap();
     assert_eq!(epochs(&fork, 0, u64::MAX, true).unwrap(), [6]);
+}
+
+/// Only a segment before the base that is not there was let go.
+#[test]
+fn what_was_let_go() {
+    let vfs = sound();
+    let names = segment::list(&*vfs, dir()).unwrap();
+    let missing = || {
+        let path = dir().join("gone");
+        let none = vfs.open(&path, OpenKind::Read).map(drop).unwrap_err();
+        Error::storage(&path, &none, "cannot read")
+    };
+    let damaged = || Error::corruption(dir(), None, None, "damaged");
+    let code = |number: usize, error| let_go(&*vfs, dir(), names[number], error).code;
+    assert_eq!(code(0, missing()), Code::Storage);
+    let meta = meta::read_meta(&*vfs, dir()).unwrap();
+    let mut slots = meta::MetaSlots::open(&*vfs, dir(), meta).unwrap();
+    slots.rebase(meta::LogBase { seq: names[1].seq, epoch: 7 }).unwrap();
+    assert_eq!(code(0, missing()), Code::EpochNotFound);
+    assert_eq!(code(0, damaged()), Code::Corruption);
+    assert_eq!([1, 2].map(|number| code(number, missing())), [Code::Storage; 2]);
 }

@@ -279,6 +279,18 @@ fn creating_and_opening_at_the_wrong_place() {
     assert_eq!(Log::create(vfs.clone(), dir, options(64 << 10)).unwrap_err().code, Code::BusLocked);
     drop(log);
     assert_eq!(Log::create(vfs.clone(), dir, options(64 << 10)).unwrap_err().code, Code::BusExists);
+    // Whatever became of the slots, while there are segments.
+    let slots = ["meta-0", "meta-1"].map(|slot| {
+        let file = vfs.open(&dir.join(slot), OpenKind::ReadWrite).unwrap();
+        let mut sound = vec![0; file.size().unwrap() as usize];
+        read_full_at(&*file, 0, &mut sound).unwrap();
+        write_all_at(&*file, 0, &vec![1; sound.len()]).unwrap();
+        (file, sound)
+    });
+    assert_eq!(read_meta(&*vfs, dir).unwrap_err().code, Code::Corruption);
+    let again = Log::create(vfs.clone(), dir, options(64 << 10));
+    assert_eq!(again.map(drop).unwrap_err().code, Code::BusExists);
+    slots.iter().for_each(|(file, sound)| write_all_at(&**file, 0, sound).unwrap());
     for path in segments(&*vfs) {
         vfs.unlink(&path).unwrap();
     }

@@ -4,6 +4,7 @@ use super::*;
 use crate::arena::Backing;
 use crate::core::Core;
 use crate::sync::lock;
+use crate::window::{Retention, Window};
 
 const LEN: u64 = 64;
 
@@ -227,6 +228,34 @@ fn a_child_holds_what_its_own_fork_found() {
     drop(first_child);
     reclaim.pass(&core, true);
     assert_eq!(waiting(&reclaim), [later.offset]);
+    drop(second_child);
+    reclaim.pass(&core, true);
+    assert_eq!(waiting(&reclaim), [0; 0]);
+}
+
+/// What a window holds is for the children of later forks, too; what died at its floor is not in it.
+#[test]
+#[cfg_attr(miri, ignore = "ppoll")]
+fn a_window_holds_for_later_children() {
+    let core = core();
+    let newest = crate::root::Root { epoch: 10, ..lock(&core.sequencer).newest };
+    *lock(&core.window) = Some(Window::new(Retention::Epochs(9), &newest));
+    let mut reclaim = Reclaim::default();
+    let [over, held] = [10, 12].map(|died| piece(&core, 4, died, DeadKind::Node));
+    reclaim.retire(&mut vec![over, held]);
+    assert_eq!(reclaim.retained_bytes(10), LEN);
+    let (ours, first_child) = rustix::pipe::pipe().unwrap();
+    reclaim.guard(&core, Arc::new(ours), 12);
+    // The first pass of the guard has freed what nothing held.
+    assert_eq!(waiting(&reclaim), [held.offset]);
+    let over = piece(&core, 4, 10, DeadKind::Node);
+    reclaim.frozen.push(Frozen { dead: over, first: 0, last: 0 });
+    let (ours, second_child) = rustix::pipe::pipe().unwrap();
+    reclaim.guard(&core, Arc::new(ours), 12);
+    drop(first_child);
+    reclaim.pass(&core, true);
+    assert_eq!(waiting(&reclaim), [held.offset]);
+    *lock(&core.window) = None;
     drop(second_child);
     reclaim.pass(&core, true);
     assert_eq!(waiting(&reclaim), [0; 0]);
