@@ -164,6 +164,21 @@ fn a_page_that_grew_by_a_block() {
     shows(&vfs, &[(1, large), (2, small)]);
 }
 
+/// Compressed blocks lie close together, also those of different pages.
+#[test]
+fn compressed_blocks_without_gaps() {
+    let (vfs, bus) = bus(true);
+    (1..=8).for_each(|id| create(&bus, id, &vec![id as u8; 1000 * id as usize]));
+    bus.checkpoint().unwrap();
+    let blocks = stored(&*vfs, 8, bus.store().uuid);
+    assert!(blocks.iter().any(|block| block.len % 8 != 0), "{blocks:?}");
+    let mut end = 4096;
+    for block in blocks {
+        assert_eq!((block.form, block.at), (Form::Lz4, end));
+        end += block.len;
+    }
+}
+
 /// A block of noise and zeros becomes shorter by the zeros; by less than an eighth is not worth the time.
 #[test]
 fn blocks_that_become_a_little_shorter() {

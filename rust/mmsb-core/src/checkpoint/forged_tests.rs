@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::base_tests::pair;
 use super::damage_tests::{get, refused, set};
+use super::runs::{Form, Gather, Stored};
 use super::tests::*;
 use super::*;
 use crate::hash::{h64, h128};
@@ -64,18 +65,40 @@ fn runs_that_hold() {
     assert!(bytes == file.pages[0].bytes);
 }
 
-/// In any order, and the same again.
+/// Any block can be the first that is read, and any later one the next.
 #[test]
-fn blocks_in_any_order() {
-    let file = four_blocks();
-    let vfs = only(3, &file.encode());
-    let reader = Reader::open(&vfs, store(), 3, file.uuid).unwrap();
-    let place = reader.pages().next().unwrap().unwrap().place;
-    let blocks: Vec<&[u8]> = file.pages[0].bytes.chunks(16384).collect();
-    let (mut cursor, mut buf) = (reader.cursor(&place), [0; 16384]);
-    for number in [0, 2, 3, 1, 1, 2, 0, 3, 3] {
-        assert!(cursor.block(number, &mut buf).unwrap() == blocks[number as usize], "{number}");
+fn blocks_that_are_passed_over() {
+    let (vfs, [below, above]) = pair();
+    let uuid = uuid(&*vfs, store(), 3).unwrap().unwrap();
+    assert_eq!(get(&below, 80), 2);
+    let words: Vec<u8> = b"again and ".iter().copied().cycle().take(40 << 10).collect();
+    let mut bytes = [words, pattern(40 << 10, 5)].concat();
+    for (epoch, file) in [(2, below), (3, above)] {
+        if epoch == 3 {
+            bytes[50_000..50_005].copy_from_slice(b"other");
+        }
+        assert_eq!(get(&file, 56), epoch);
+        let reader = Reader::open(&*vfs, store(), epoch, uuid).unwrap();
+        let place = reader.pages().next().unwrap().unwrap().place;
+        for first in 0..5 {
+            for next in first + 1..5 {
+                let (mut cursor, mut buf) = (reader.cursor(&place), [0; 16384]);
+                for number in [first, next] {
+                    let want = &bytes[number as usize * 16384..][..16384];
+                    assert!(cursor.block(number, &mut buf).unwrap() == want, "{first} {next}");
+                }
+            }
+        }
     }
+}
+
+/// A base need not have the blocks of a page without gaps; what is told of them is where they are.
+#[test]
+fn blocks_that_do_not_follow_each_other() {
+    let mut gather = Gather::default();
+    let block = |at| Stored { in_base: true, form: Form::Raw, at, len: 16384, sum: 0 };
+    [4096, 20480, 36872].into_iter().for_each(|at| gather.add(block(at)));
+    assert_eq!(gather.finish(), runs(&[(2, RAW | IN_BASE, 4096), (1, RAW | IN_BASE, 36872)]));
 }
 
 /// All of them would bring the right bytes, if they were believed.

@@ -273,7 +273,7 @@ impl<'a> Pages<'a> {
     }
 }
 
-/// Reads blocks of a page; those that follow each other the fastest.
+/// Reads blocks of a page, each later than the one before.
 #[derive(Debug)]
 pub(crate) struct Cursor<'a> {
     reader: &'a Reader,
@@ -286,9 +286,7 @@ impl Cursor<'_> {
     pub(crate) fn block<'b>(&mut self, number: u64, buf: &'b mut Buf) -> Result<&'b [u8]> {
         let Cursor { reader, page, blocks } = self;
         assert!(number * BLOCK < page.nbytes, "a block lies behind its page");
-        if number < blocks.number() {
-            *blocks = reader.stored(page);
-        }
+        assert!(number >= blocks.number(), "a cursor goes back");
         let found = blocks.skip_to(number).map(|()| blocks.len()).zip(blocks.next());
         let Some((len, stored)) = found else { return Err(reader.undecodable()) };
         let block = &mut buf[..len as usize];

@@ -115,11 +115,12 @@ fn one_that_cannot_be_read_stays() {
 /// Its header or its index is damaged, or it is gone: the next one has everything itself.
 #[test]
 fn nothing_stands_on_what_is_not_sound() {
-    let ways: [(&dyn Fn(&Double), bool); 4] = [
-        (&|double| flip(double, 1, 60), true),
-        (&|double| flip(double, 1, contents(double, 1).len() as u64 - 1), true),
-        (&|double| double.unlink(Path::new(&file(1))).unwrap(), true),
-        (&|_| (), false),
+    type Lose = fn(&Double);
+    let ways: [(Lose, bool); 4] = [
+        (|double| flip(double, 1, 60), true),
+        (|double| flip(double, 1, contents(double, 1).len() as u64 - 1), true),
+        (|double| double.unlink(Path::new(&file(1))).unwrap(), true),
+        (|_| (), false),
     ];
     for (lose, is_lost) in ways {
         let (double, bus) = checkpointed();
