@@ -15,6 +15,8 @@ mod base_tests;
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
+mod forged_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod write_tests;

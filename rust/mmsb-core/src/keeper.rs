@@ -44,7 +44,7 @@ impl Keeper {
         }
     }
 
-    /// Whether the caller is to make a checkpoint now; then it calls `made` or `missed` afterwards.
+    /// Whether the caller is to make a checkpoint now; then it calls `done` afterwards.
     #[inline]
     pub(crate) fn is_due(&self, log_bytes: u64, epoch: u64) -> bool {
         let due_at = self.due_at.load(Ordering::Relaxed);
@@ -143,6 +143,22 @@ mod tests {
         keeper.done(LEAST_LOG, 4 * LEAST_LOG, 7);
         assert!(!keeper.is_due(LEAST_LOG * 3 - 1, 7));
         assert!(keeper.is_due(LEAST_LOG * 3, 7));
+    }
+
+    /// What went, and what counted as log up to the next one, are the same bytes.
+    #[test]
+    fn what_is_let_go_of_the_log_does_not_put_it_off() {
+        let keeper = Keeper::new(None, LEAST_LOG, 0, 0);
+        keeper.removed(LEAST_LOG / 4);
+        keeper.removed(LEAST_LOG / 4);
+        assert!(!keeper.is_due(LEAST_LOG + LEAST_LOG / 2 - 1, 1));
+        assert!(keeper.is_due(LEAST_LOG + LEAST_LOG / 2, 1));
+        // Nobody is told of another while one is made.
+        keeper.removed(LEAST_LOG);
+        assert!(!keeper.is_due(u64::MAX - 1, 1));
+        keeper.done(LEAST_LOG / 2, 0, 1);
+        keeper.removed(2 * LEAST_LOG);
+        assert!(keeper.is_due(0, 1));
     }
 
     #[test]

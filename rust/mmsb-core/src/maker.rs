@@ -137,3 +137,6 @@ pub(crate) fn checkpoint_in_background(inner: &Arc<Inner>) {
         done(inner);
     }
 }
+
+#[cfg(test)]
+mod tests;

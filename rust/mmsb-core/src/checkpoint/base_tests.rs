@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::runs::{Form, Stored};
 use super::tests::*;
 use super::*;
 use crate::delta::{Batch, NewPage};
@@ -122,6 +123,87 @@ fn nothing_stands_on_the_empty_state() {
     shows(&vfs, &[(1, vec![0; 100])]);
 }
 
+/// The blocks of a checkpoint's pages, in order.
+fn stored(vfs: &dyn Vfs, epoch: u64, of: [u8; 16]) -> Vec<Stored> {
+    let reader = Reader::open(vfs, store(), epoch, of).unwrap();
+    let (mut pages, mut found) = (reader.pages(), Vec::new());
+    while let Some(entry) = pages.next().unwrap() {
+        let mut blocks = reader.stored(&entry.place);
+        while !blocks.is_done() {
+            found.push(blocks.next().unwrap());
+        }
+    }
+    found
+}
+
+/// A page whose blocks are those of the base and one more, and one that is again as it was.
+#[test]
+fn a_page_that_grew_by_a_block() {
+    let (vfs, bus) = bus(false);
+    let (mut large, small) = (pattern(32 * KIB, 1), pattern(100, 2));
+    create(&bus, 1, &large);
+    create(&bus, 2, &small);
+    bus.checkpoint().unwrap();
+    let mut batch = Batch::new();
+    batch.resize(1, &[48 * KIB as u64], 48 * KIB as u64);
+    bus.commit(&mut batch, None, &how(3)).unwrap();
+    large.extend(pattern(16 * KIB, 3));
+    write(&bus, 1, 32 * KIB as u64, &large[32 * KIB..]);
+    write(&bus, 2, 0, b"other");
+    write(&bus, 2, 0, &small);
+    assert_eq!(bus.checkpoint().unwrap(), 6);
+    let raw = |in_base, at, len| Stored { in_base, form: Form::Raw, at, len, sum: 0 };
+    let want = [
+        raw(true, 4096, 16384),
+        raw(true, 4096 + 16384, 16384),
+        raw(false, 4096, 16384),
+        raw(true, 4096 + 2 * 16384, 100),
+    ];
+    assert_eq!(stored(&*vfs, 6, bus.store().uuid), want);
+    bus.close().unwrap();
+    shows(&vfs, &[(1, large), (2, small)]);
+}
+
+/// Compressed blocks lie close together, also those of different pages.
+#[test]
+fn compressed_blocks_without_gaps() {
+    let (vfs, bus) = bus(true);
+    (1..=8).for_each(|id| create(&bus, id, &vec![id as u8; 1000 * id as usize]));
+    bus.checkpoint().unwrap();
+    let blocks = stored(&*vfs, 8, bus.store().uuid);
+    assert!(blocks.iter().any(|block| block.len % 8 != 0), "{blocks:?}");
+    let mut end = 4096;
+    for block in blocks {
+        assert_eq!((block.form, block.at), (Form::Lz4, end));
+        end += block.len;
+    }
+}
+
+/// A block of noise and zeros becomes shorter by the zeros; by less than an eighth is not worth the time.
+#[test]
+fn blocks_that_become_a_little_shorter() {
+    let (vfs, bus) = bus(true);
+    let block = |noise| [pattern(noise, 1), vec![0; 16384 - noise]].concat();
+    create(&bus, 1, &block(14_000));
+    create(&bus, 2, &block(15_000));
+    bus.checkpoint().unwrap();
+    let forms = stored(&*vfs, 2, bus.store().uuid).iter().map(|s| s.form).collect::<Vec<_>>();
+    assert_eq!(forms, [Form::Lz4, Form::Raw]);
+    bus.close().unwrap();
+    shows(&vfs, &[(1, block(14_000)), (2, block(15_000))]);
+}
+
+#[test]
+fn what_is_zero_only_in_part() {
+    let (vfs, bus) = bus(false);
+    let pages: Vec<(u64, Vec<u8>)> =
+        (1..).zip([vec![0, 1, 1], vec![1, 0], vec![0, 3], vec![0, 1, 2, 3]]).collect();
+    pages.iter().for_each(|(id, bytes)| create(&bus, *id, bytes));
+    bus.checkpoint().unwrap();
+    bus.close().unwrap();
+    shows(&vfs, &pages);
+}
+
 #[test]
 fn zeros_take_no_room() {
     let (vfs, bus) = bus(false);
@@ -158,7 +240,7 @@ fn blocks_are_compressed_where_that_helps() {
 }
 
 /// A store with a checkpoint of epoch 2 and one of epoch 3 that stands on it.
-fn pair() -> (Arc<RamVfs>, [Vec<u8>; 2]) {
+pub(super) fn pair() -> (Arc<RamVfs>, [Vec<u8>; 2]) {
     let (vfs, bus) = bus(true);
     let words: Vec<u8> = b"again and ".iter().copied().cycle().take(40 * KIB).collect();
     create(&bus, 1, &[words, pattern(40 * KIB, 5)].concat());

@@ -57,7 +57,7 @@ fn damage_everywhere() {
 }
 
 /// The answer of loading and of `verify`: both fail alike, and say where.
-fn refused(file: &File, bytes: &[u8]) -> (Code, Option<u64>) {
+pub(super) fn refused(file: &File, bytes: &[u8]) -> (Code, Option<u64>) {
     let vfs = only(file.epoch, bytes);
     let error = loaded(&vfs, file, &mut Vec::new()).unwrap_err();
     let other = verify(&vfs, store(), file.epoch, file.uuid).unwrap_err();
@@ -65,11 +65,11 @@ fn refused(file: &File, bytes: &[u8]) -> (Code, Option<u64>) {
     (error.code, error.detail.offset)
 }
 
-fn set(head: &mut [u8], at: usize, word: u64) {
+pub(super) fn set(head: &mut [u8], at: usize, word: u64) {
     head[at..at + 8].copy_from_slice(&word.to_le_bytes());
 }
 
-fn get(head: &[u8], at: usize) -> u64 {
+pub(super) fn get(head: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(head[at..at + 8].try_into().unwrap())
 }
 
@@ -128,7 +128,12 @@ fn headers_that_lie() {
         }
     };
     for (epoch, sum, has_runs) in [(3, 5, 1), (u64::MAX, 5, 1), (0, 5, 1), (2, 5, 0)] {
-        assert_eq!(lie(&base(epoch, sum, has_runs)), corrupt(152));
+        let change = base(epoch, sum, has_runs);
+        assert_eq!(lie(&change), corrupt(152));
+        // It is not looked for.
+        let bytes = file.encode_with(&mut |_| {}, &mut |head| change(head));
+        let error = verify(&only(3, &bytes), store(), 3, file.uuid).unwrap_err();
+        assert!(error.message.contains("none that there can be"), "{error}");
     }
     // One that is not there.
     assert_eq!(lie(&base(2, 5, 1)), corrupt(152));

@@ -139,17 +139,15 @@ impl Reader {
     /// Calls `each` with everything that the index tells, in order.
     pub(crate) fn items(&self, each: &mut dyn FnMut(Item<'_>) -> Result<()>) -> Result<()> {
         let (head, bad) = (self.head(), || self.undecodable());
-        if head.epoch == 0 && (head.pages > 0 || head.tags > 0) {
+        let has_ids = (1..=MAX_ID).contains(&head.next_id);
+        if !has_ids || head.epoch == 0 && (head.pages > 0 || head.tags > 0) {
             return Err(bad());
         }
         let mut pages = self.pages();
         while let Some(entry) = pages.next()? {
             each(Item::Page(entry))?;
         }
-        let Pages { mut fields, id, .. } = pages;
-        if head.next_id <= id || head.next_id > MAX_ID {
-            return Err(bad());
-        }
+        let Pages { mut fields, .. } = pages;
         let mut last = "";
         for _ in 0..head.tags {
             let (name, epoch) = fields.tag().ok_or_else(bad)?;
@@ -267,11 +265,12 @@ impl<'a> Pages<'a> {
         if self.left == 0 {
             return Ok(None);
         }
-        let Header { epoch, index_at, has_runs, base, .. } = *self.reader.head();
+        let Header { epoch, next_id, index_at, has_runs, base, .. } = *self.reader.head();
         let told = (has_runs, base.is_some());
         let entry = Entry::read(&mut self.fields, self.end..=index_at, told);
         let entry = entry.filter(|entry| {
-            entry.id > self.id && entry.epoch <= epoch && entry.desc_epoch <= epoch
+            let is_next = entry.id > self.id && entry.id < next_id;
+            is_next && entry.epoch <= epoch && entry.desc_epoch <= epoch
         });
         let entry = entry.ok_or_else(|| self.reader.undecodable())?;
         (self.left, self.id, self.end) = (self.left - 1, entry.id, entry.end);
@@ -279,7 +278,7 @@ impl<'a> Pages<'a> {
     }
 }
 
-/// Reads blocks of a page; those that follow each other the fastest.
+/// Reads blocks of a page, each later than the one before.
 #[derive(Debug)]
 pub(crate) struct Cursor<'a> {
     reader: &'a Reader,
@@ -292,9 +291,7 @@ impl Cursor<'_> {
     pub(crate) fn block<'b>(&mut self, number: u64, buf: &'b mut Buf) -> Result<&'b [u8]> {
         let Cursor { reader, page, blocks } = self;
         assert!(number * BLOCK < page.nbytes, "a block lies behind its page");
-        if number < blocks.number() {
-            *blocks = reader.stored(page);
-        }
+        assert!(number >= blocks.number(), "a cursor goes back");
         let found = blocks.skip_to(number).map(|()| blocks.len()).zip(blocks.next());
         let Some((len, stored)) = found else { return Err(reader.undecodable()) };
         let block = &mut buf[..len as usize];
@@ -418,7 +415,7 @@ impl<'a> Entry<'a> {
     ) -> Option<Entry<'a>> {
         assert!(*place.start() >= HEADER as u64, "a page may lie in the header");
         assert!(place.start() <= place.end(), "a page has no place to lie in");
-        let id = fields.varint().filter(|&id| id > 0 && id < MAX_ID)?;
+        let id = fields.varint()?;
         let name = Some(fields.text()?).filter(|name| !name.is_empty());
         let (dtype, itemsize) = (fields.text()?, u32::try_from(fields.varint()?).ok()?);
         let (shape, nbytes, meta) = (fields.shape()?, fields.varint()?, fields.text()?);

@@ -77,8 +77,10 @@ impl<'a> Out<'a> {
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         assert!(bytes.len() <= PIECE, "what is appended comes in pieces");
         assert!(self.buf.len() < CHUNK, "full pieces have been written");
-        let room = self.buf.capacity() - self.buf.len();
-        assert!(room >= bytes.len(), "memory is asked for that may not be refused");
+        assert!(
+            self.buf.capacity() - self.buf.len() >= bytes.len(),
+            "memory is asked for that may not be refused"
+        );
         self.buf.extend_from_slice(bytes);
         if self.buf.len() >= CHUNK { self.flush() } else { Ok(()) }
     }

@@ -171,6 +171,30 @@ fn memory_for_writing_runs_out() {
     }
 }
 
+/// Of each page room is asked for what is told of it, before it is told.
+#[test]
+fn memory_for_a_block_runs_out() {
+    let (double, bus, file) = filled(&[5], 100, 0);
+    let at = bus.snapshot().unwrap();
+    assert_eq!(at.digest().unwrap(), file.digest);
+    let mut lacking = Vec::new();
+    for nth in 1.. {
+        faults::arm(nth, false);
+        let done = write(&double, store(), file.uuid, &at, Making::default());
+        if !faults::disarm() {
+            done.unwrap();
+            break;
+        }
+        let message = done.unwrap_err().message;
+        let bytes = message.strip_prefix("no memory for ").and_then(|rest| rest.split_once(' '));
+        lacking.extend(bytes.and_then(|(bytes, _)| bytes.parse::<u64>().ok()));
+    }
+    // Id, name, dtype, itemsize, shape, size, metadata, location, two epochs and the place take 112 bytes.
+    let entry = 1 + 1 + 1 + 1 + 2 + 1 + (1 + 100) + 1 + 1 + 1 + 2;
+    // The buffer; a hash; what a compressed block is told by; two heads and places of runs; the entry, and its hash.
+    assert_eq!(lacking, [(1 << 20) + 16384, 16, 10 + 8, 4 * 10, entry, entry + 16]);
+}
+
 /// The same through the front door: the bus goes on, and the next attempt makes what this one would have made.
 #[test]
 fn a_bus_whose_checkpoint_found_no_memory() {
