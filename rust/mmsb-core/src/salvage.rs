@@ -11,6 +11,8 @@
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod told_tests;
 
 use std::path::Path;
 use std::sync::Arc;
