@@ -19,7 +19,7 @@ pub(super) type Said = Vec<(Vec<(String, u64)>, String)>;
 pub(super) const SEGMENT: u64 = 4096 + 6000;
 pub(super) const EPOCHS: u64 = 60;
 /// Epochs with checkpoints.
-const KEPT: [u64; 3] = [10, 30, 50];
+pub(super) const KEPT: [u64; 3] = [10, 30, 50];
 
 pub(super) fn options() -> Options {
     Options {
@@ -34,7 +34,7 @@ pub(super) fn options() -> Options {
 /// A store, and all that is known of each of its epochs.
 pub(super) struct World {
     pub(super) files: Files,
-    digests: Vec<u128>,
+    pub(super) digests: Vec<u128>,
     /// Tags of each epoch, and what the log says of its commit.
     said: Said,
 }
@@ -132,7 +132,7 @@ pub(super) fn salvage(vfs: &Arc<dyn Vfs>, to: &str, wish: Wish) -> Result<Salvag
 
 impl World {
     /// Salvages damaged files and compares all epochs that came out with what was. Says what was told.
-    fn salvage(&self, damaged: &Files, wish: Wish) -> Salvage {
+    pub(super) fn salvage(&self, damaged: &Files, wish: Wish) -> Salvage {
         let vfs = lay_out(damaged);
         let told = salvage(&vfs, "/new", wish).unwrap();
         let walked = verify_on(Arc::clone(&vfs), Path::new("/s"), &mut |_, _| {}).unwrap();
@@ -179,12 +179,12 @@ impl World {
         told
     }
 
-    fn named(&self, part: &str) -> Vec<PathBuf> {
+    pub(super) fn named(&self, part: &str) -> Vec<PathBuf> {
         let named = |path: &&PathBuf| path.to_string_lossy().contains(part);
         self.files.keys().filter(named).cloned().collect()
     }
 
-    fn with(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Files {
+    pub(super) fn with(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Files {
         let mut files = self.files.clone();
         change(files.get_mut(path).unwrap());
         files
