@@ -494,7 +494,7 @@ fn a_search_ends() {
         assert_eq!(search.budget, if found { 0 } else { size - 1 });
     }
     let next = |from: u64, least: u64| {
-        let (mut walk, mut search) = (open(), Search { size: end, budget: 1 << 20 });
+        let (mut walk, mut search) = (open(), Search { size: end + 32, budget: 1 << 20 });
         let found = search.next(&mut walk, from, least).unwrap();
         found.then_some((walk.offset, walk.epoch, walk.commits))
     };
@@ -503,6 +503,10 @@ fn a_search_ends() {
     }
     assert_eq!(next(4096, 2), Some((at[2], 2, 2)), "not before epoch 2");
     assert_eq!((next(at[3] + 8, 0), next(end, 0), next(end + 100, 0)), (None, None, None));
+    // A record of a header alone at the very end of the file.
+    put(&*vfs, name, end, &forged((&walk.header, end), 200, 4, 0, &[]).0);
+    assert_eq!((next(end - 8, 0), next(end + 8, 0)), (Some((end, 4, 4)), None));
+    raw.set_len(end).unwrap();
     // A record that claims more than there is does not hide the one behind it, wherever the file ends.
     let (mut claim, _) =
         forged((&walk.header, at[1]), COMMIT, 2, 0, &vec![1; (end - at[1]) as usize - 31]);
