@@ -6,6 +6,8 @@
 //! opens, with files before the base that mean nothing. The report of a dry run is that of the call itself.
 
 #[cfg(test)]
+mod base_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -11,6 +11,8 @@
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod told_tests;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -188,7 +190,7 @@ impl Damaged {
             // Of a log that is gone there may be checkpoints.
             let is_none = error.code == Code::BusNotFound
                 && (birth::is_marked(&*vfs, dir)? || checkpoint::list(&*vfs, dir)?.is_empty());
-            if is_none || error.code == Code::FormatVersion {
+            if is_none || !is_of_store(&error) {
                 return Err(error);
             }
         }
@@ -280,8 +282,9 @@ impl Damaged {
     /// Whether the log is sound but for a torn end, as opening judges it; nothing if no slot says how far it was durable.
     fn judge(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Option<Result<LogRecovery>>> {
         let Store { vfs, dir, .. } = &self.store;
-        if log::read_meta(&**vfs, dir).is_err() {
-            return Ok(None);
+        match log::read_meta(&**vfs, dir) {
+            Err(error) if is_of_store(&error) => return Ok(None),
+            read => _ = read?,
         }
         let third = self.work / 3;
         let judged = log::open(
@@ -572,6 +575,11 @@ impl Out<'_> {
         let (flags, buf) = batch.frame();
         self.log.append(epoch, time, flags, buf)
     }
+}
+
+/// Whether an error tells what became of the store; others are the disk's, or a later version wrote it.
+fn is_of_store(error: &Error) -> bool {
+    matches!(error.code, Code::Corruption | Code::BusNotFound)
 }
 
 /// A host changes files while they are read; and what it holds may be more than its files have.

@@ -44,7 +44,8 @@ impl Window {
     /// Room for so many epochs more, as memory that may be refused.
     pub(crate) fn reserve(&mut self, epochs: usize) -> Result<()> {
         self.roots.try_reserve(epochs).map_err(|_| {
-            let what = format!("no memory to retain epoch {}", self.floor() + epochs as u64);
+            let newest = self.roots.back().map_or(0, |root| root.epoch);
+            let what = format!("no memory to retain epoch {}", newest + epochs as u64);
             Error::new(Code::OutOfSpace, what)
         })
     }

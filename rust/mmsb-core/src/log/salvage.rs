@@ -402,3 +402,7 @@ fn changed(walk: &Walk) -> Error {
     error.detail.file = Some(walk.path.to_path_buf());
     error
 }
+
+#[cfg(test)]
+#[path = "salvage_tests.rs"]
+mod tests;

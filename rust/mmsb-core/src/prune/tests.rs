@@ -9,11 +9,11 @@ use crate::sequence::How;
 use crate::vfs::{RamVfs, Vfs, read_full_at, write_all_at};
 use crate::{Durability, Mode, Options};
 
-const DIR: &str = "/s";
-const EIO: i32 = 5;
+pub(super) const DIR: &str = "/s";
+pub(super) const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options {
         durability: Some(Durability::Os),
         max_memory: Some(16 << 20),
@@ -23,11 +23,11 @@ fn options() -> Options {
     }
 }
 
-fn how(epoch: u64) -> How<'static> {
+pub(super) fn how(epoch: u64) -> How<'static> {
     How { time: Some(epoch * 10), wait: true, ..How::default() }
 }
 
-fn commit(bus: &Bus, epoch: u64) -> u128 {
+pub(super) fn commit(bus: &Bus, epoch: u64) -> u128 {
     let mut batch = Batch::new();
     if epoch == 1 {
         let shape = [900];
@@ -48,7 +48,7 @@ fn commit(bus: &Bus, epoch: u64) -> u128 {
 }
 
 /// 30 epochs in many segments, with checkpoints of some, and the digest of each.
-fn world(checkpoints: &[u64]) -> (Double, Bus, Vec<u128>) {
+pub(super) fn world(checkpoints: &[u64]) -> (Double, Bus, Vec<u128>) {
     let double = Double::new(Arc::new(RamVfs::new()));
     let bus = Bus::create_on(double.vfs(), Path::new(DIR), &options()).unwrap();
     let mut digests = vec![bus.snapshot().unwrap().digest().unwrap()];
@@ -65,12 +65,12 @@ fn open(double: &Double, mode: Mode) -> Result<Bus> {
     Bus::open_on(double.vfs(), Path::new(DIR), mode, &options(), &mut |_, _| {})
 }
 
-fn since(epoch: u64) -> Keep {
+pub(super) fn since(epoch: u64) -> Keep {
     Keep { log_since: Some(epoch), ..Keep::default() }
 }
 
 /// Prunes, after a dry run that changes nothing and tells the same.
-fn prune(double: &Double, bus: &Bus, keep: Keep) -> PruneReport {
+pub(super) fn prune(double: &Double, bus: &Bus, keep: Keep) -> PruneReport {
     double.calls();
     let told = bus.prune(&Keep { dry_run: true, ..keep }).unwrap();
     assert_eq!(double.changes(), [""; 0]);
@@ -100,18 +100,18 @@ fn check(bus: &Bus, digests: &[u128], opens: impl Fn(u64) -> bool) {
     }
 }
 
-fn checkpoints(double: &Double) -> Vec<u64> {
+pub(super) fn checkpoints(double: &Double) -> Vec<u64> {
     checkpoint::list(double, Path::new(DIR)).unwrap()
 }
 
-fn contents(double: &Double, path: &Path) -> Vec<u8> {
+pub(super) fn contents(double: &Double, path: &Path) -> Vec<u8> {
     let file = double.open(path, OpenKind::Read).unwrap();
     let mut bytes = vec![0; file.size().unwrap() as usize];
     read_full_at(&*file, 0, &mut bytes).unwrap();
     bytes
 }
 
-fn put(double: &Double, path: &Path, bytes: &[u8]) {
+pub(super) fn put(double: &Double, path: &Path, bytes: &[u8]) {
     if double.exists(path).unwrap() {
         double.unlink(path).unwrap();
     }

@@ -12,16 +12,16 @@ use crate::sequence::How;
 use crate::vfs::{RamVfs, write_all_at};
 use crate::{Bus, Durability, Keep, Mode};
 
-type Files = BTreeMap<PathBuf, Vec<u8>>;
+pub(super) type Files = BTreeMap<PathBuf, Vec<u8>>;
 
-type Said = Vec<(Vec<(String, u64)>, String)>;
+pub(super) type Said = Vec<(Vec<(String, u64)>, String)>;
 
-const SEGMENT: u64 = 4096 + 6000;
-const EPOCHS: u64 = 60;
+pub(super) const SEGMENT: u64 = 4096 + 6000;
+pub(super) const EPOCHS: u64 = 60;
 /// Epochs with checkpoints.
-const KEPT: [u64; 3] = [10, 30, 50];
+pub(super) const KEPT: [u64; 3] = [10, 30, 50];
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options {
         durability: Some(Durability::Os),
         max_memory: Some(16 << 20),
@@ -32,14 +32,14 @@ fn options() -> Options {
 }
 
 /// A store, and all that is known of each of its epochs.
-struct World {
-    files: Files,
-    digests: Vec<u128>,
+pub(super) struct World {
+    pub(super) files: Files,
+    pub(super) digests: Vec<u128>,
     /// Tags of each epoch, and what the log says of its commit.
     said: Said,
 }
 
-fn world(segment: u64) -> World {
+pub(super) fn world(segment: u64) -> World {
     let vfs: Arc<dyn Vfs> = Arc::new(RamVfs::new());
     let options = Options { segment_bytes: Some(segment), ..options() };
     let bus = Bus::create_on(Arc::clone(&vfs), Path::new("/s"), &options).unwrap();
@@ -93,12 +93,12 @@ fn known(vfs: &Arc<dyn Vfs>, dir: &str) -> (Vec<u128>, Said) {
         .unzip()
 }
 
-fn open(vfs: &Arc<dyn Vfs>, dir: &str, mode: Mode) -> Result<Bus> {
+pub(super) fn open(vfs: &Arc<dyn Vfs>, dir: &str, mode: Mode) -> Result<Bus> {
     let options = Options { durability: None, ..options() };
     Bus::open_on(Arc::clone(vfs), Path::new(dir), mode, &options, &mut |_, _| {})
 }
 
-fn files(vfs: &dyn Vfs, dir: &Path) -> Files {
+pub(super) fn files(vfs: &dyn Vfs, dir: &Path) -> Files {
     let mut found = Files::new();
     for name in vfs.list(dir).unwrap_or_default() {
         let path = dir.join(name);
@@ -114,7 +114,7 @@ fn files(vfs: &dyn Vfs, dir: &Path) -> Files {
     found
 }
 
-fn lay_out(files: &Files) -> Arc<dyn Vfs> {
+pub(super) fn lay_out(files: &Files) -> Arc<dyn Vfs> {
     let vfs: Arc<dyn Vfs> = Arc::new(RamVfs::new());
     for (path, bytes) in files {
         for dir in path.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
@@ -125,14 +125,14 @@ fn lay_out(files: &Files) -> Arc<dyn Vfs> {
     vfs
 }
 
-fn salvage(vfs: &Arc<dyn Vfs>, to: &str, wish: Wish) -> Result<Salvage> {
+pub(super) fn salvage(vfs: &Arc<dyn Vfs>, to: &str, wish: Wish) -> Result<Salvage> {
     let (from, to) = (Path::new("/s"), Path::new(to));
     recover_on(Arc::clone(vfs), from, to, wish, &options(), &mut |_, _| {})
 }
 
 impl World {
     /// Salvages damaged files and compares all epochs that came out with what was. Says what was told.
-    fn salvage(&self, damaged: &Files, wish: Wish) -> Salvage {
+    pub(super) fn salvage(&self, damaged: &Files, wish: Wish) -> Salvage {
         let vfs = lay_out(damaged);
         let told = salvage(&vfs, "/new", wish).unwrap();
         let walked = verify_on(Arc::clone(&vfs), Path::new("/s"), &mut |_, _| {}).unwrap();
@@ -179,20 +179,20 @@ impl World {
         told
     }
 
-    fn named(&self, part: &str) -> Vec<PathBuf> {
+    pub(super) fn named(&self, part: &str) -> Vec<PathBuf> {
         let named = |path: &&PathBuf| path.to_string_lossy().contains(part);
         self.files.keys().filter(named).cloned().collect()
     }
 
-    fn with(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Files {
+    pub(super) fn with(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Files {
         let mut files = self.files.clone();
         change(files.get_mut(path).unwrap());
         files
     }
 }
 
-const ALL: Wish = Wish { upto: None, newest: false };
-const NEWEST: Wish = Wish { upto: None, newest: true };
+pub(super) const ALL: Wish = Wish { upto: None, newest: false };
+pub(super) const NEWEST: Wish = Wish { upto: None, newest: true };
 
 #[test]
 fn a_sound_store_comes_out_whole() {
@@ -441,7 +441,7 @@ fn every_call_fails() {
 const BEFORE: [u64; 8] = [3, 7, 10, 14, 17, 21, 24, 28];
 
 /// A store whose log begins at epoch 30, with some checkpoints before it: the files, and the old world beside it.
-fn pruned() -> (Files, World) {
+pub(super) fn pruned() -> (Files, World) {
     let world = world(SEGMENT);
     let vfs = lay_out(&world.files);
     let bus = open(&vfs, "/s", Mode::ReadWrite).unwrap();

@@ -41,8 +41,30 @@ fn so_many_epochs() {
     assert_eq!(epochs(&window, 14), [12, 13, 14]);
     window.push(&root(15, 0));
     assert_eq!(epochs(&window, 15), [12, 13, 14, 15]);
-    window.set(Retention::Epochs(1));
-    assert_eq!(epochs(&window, 15), [15]);
+    for most in [1, 0] {
+        window.set(Retention::Epochs(most));
+        assert_eq!(epochs(&window, 15), [15], "the newest is always there");
+    }
+}
+
+#[test]
+fn room_for_epochs_to_come() {
+    let size = size_of::<Root>() as u64;
+    let mut window = Window::new(Retention::Epochs(3), &root(10, 0));
+    assert_eq!(window.bytes(), size);
+    (11..15).for_each(|epoch| window.push(&root(epoch, 0)));
+    window.reserve(100).unwrap();
+    let room = window.bytes();
+    assert!(room.is_multiple_of(size) && room >= 103 * size, "{room}");
+    window.set(Retention::Epochs(200));
+    (15..115).for_each(|epoch| window.push(&root(epoch, 0)));
+    assert_eq!((window.bytes(), window.floor()), (room, 12));
+    // The error names the last epoch that there is no room for.
+    let most = isize::MAX;
+    let error = window.reserve(most as usize).unwrap_err();
+    assert_eq!(error.code, Code::OutOfSpace);
+    assert_eq!(error.message, format!("no memory to retain epoch {}", 114 + most as u64));
+    assert_eq!(window.bytes(), room);
 }
 
 #[test]
