@@ -229,15 +229,7 @@ fn creating_over_remains() {
     // As if it had stopped before the first segment got its name, with a slot half written.
     let path = segments(&*vfs).remove(0);
     vfs.rename(&path, &dir().join("log/creating")).unwrap();
-    let meta = StoreMeta {
-        uuid: [5; 16],
-        durability: 2,
-        generation: 0,
-        durable: Position::default(),
-        durable_epoch: 0,
-        base: LogBase::default(),
-        parent: None,
-    };
+    let meta = begun([5; 16]);
     meta::MetaSlots::create(&*vfs, dir(), meta).unwrap();
     raw(&*vfs, &dir().join("meta-1")).set_len(100).unwrap();
     assert_eq!(read_only(&vfs, dir()).unwrap_err().code, Code::BusNotFound);

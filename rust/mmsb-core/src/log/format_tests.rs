@@ -5,6 +5,7 @@ use std::path::Path;
 use super::meta::{MetaSlots, SLOT_LEN, SLOTS, read_slot};
 use super::record::{self, Body, HEADER, Head};
 use super::segment::{HEADER_LEN, SegmentHeader};
+use super::tests::begun;
 use super::*;
 use crate::error::Code;
 use crate::hash::h64;
@@ -225,15 +226,7 @@ fn a_segment_header() {
 #[test]
 fn a_meta_slot() {
     let vfs = RamVfs::new();
-    let meta = StoreMeta {
-        uuid: [5; 16],
-        durability: 2,
-        generation: 0,
-        durable: Position::default(),
-        durable_epoch: 0,
-        base: LogBase::default(),
-        parent: None,
-    };
+    let meta = begun([5; 16]);
     let mut slots = MetaSlots::create(&vfs, Path::new("/"), meta).unwrap();
     slots.write(Position { seq: 1, offset: 5000 }, 18).unwrap();
     let mut bytes = hex(SLOT);

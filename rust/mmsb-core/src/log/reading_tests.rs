@@ -305,15 +305,7 @@ fn a_first_segment_without_a_header() {
     for made in [DIR, "/s/log", "/s/checkpoints", "/s/quarantine"] {
         vfs.create_dir(Path::new(made)).unwrap();
     }
-    let meta = StoreMeta {
-        uuid: [5; 16],
-        durability: 2,
-        generation: 0,
-        durable: Position::default(),
-        durable_epoch: 0,
-        base: LogBase::default(),
-        parent: None,
-    };
+    let meta = begun([5; 16]);
     MetaSlots::create(&vfs, dir(), meta).unwrap();
     let path = dir().join("log/0000000000000000-0000000000000001.mlog");
     let file = vfs.open(&path, OpenKind::CreateNew).unwrap();

@@ -395,15 +395,7 @@ fn slots_of_a_damaged_store() {
         let what = "the meta slot is of another store than the log".to_string();
         (slot(n).0, Some(40), None, what)
     };
-    let plain = StoreMeta {
-        uuid: newest.uuid,
-        durability: 2,
-        generation: 0,
-        durable: Position::default(),
-        durable_epoch: 0,
-        base: LogBase::default(),
-        parent: None,
-    };
+    let plain = begun(newest.uuid);
     assert_eq!(told(&*vfs, &names), (Some(plain.clone()), vec![foreign(0), foreign(1)]));
     assert_eq!(told(&*vfs, &[]).0.unwrap().uuid, [7; 16]);
     let of_slot = |path: &&(PathBuf, Vec<u8>)| path.0.ends_with("meta-0");

@@ -199,6 +199,19 @@ fn life(vfs: Arc<dyn Vfs>, dir: &Path) {
     }
 }
 
+/// What the slots of a new store say.
+pub(super) fn begun(uuid: [u8; 16]) -> StoreMeta {
+    StoreMeta {
+        uuid,
+        durability: 2,
+        generation: 0,
+        durable: Position::default(),
+        durable_epoch: 0,
+        base: LogBase::default(),
+        parent: None,
+    }
+}
+
 #[test]
 fn life_in_memory() {
     life(ram(), Path::new(DIR));
