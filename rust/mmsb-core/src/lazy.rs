@@ -209,7 +209,7 @@ pub(crate) fn newest(
     let (vfs, mode) = (Arc::clone(&store.vfs), OpenMode::Reader { durable_only });
     let from = checkpoint.max(behind);
     let promised = checkpoint::promised(&*store.vfs, &store.dir, store.uuid)?;
-    let opts = LogOptions { promised, ..LogOptions::default() };
+    let opts = LogOptions { promised: promised.max(checkpoint), ..LogOptions::default() };
     let (_, mut found) = log::open(vfs, &store.dir, opts, from, mode, &mut |_| Ok(()), progress)?;
     found.last_epoch = found.last_epoch.max(checkpoint);
     Ok(found)

@@ -287,11 +287,12 @@ impl Damaged {
             read => _ = read?,
         }
         let third = self.work / 3;
+        let base = self.meta.base.epoch;
         let judged = log::open(
             Arc::clone(vfs),
             dir,
-            LogOptions::default(),
-            self.meta.base.epoch,
+            LogOptions { promised: base, ..LogOptions::default() },
+            base,
             OpenMode::Reader { durable_only: false },
             &mut |_| Ok(()),
             &mut |n, _| progress(third + n.min(third), self.work),

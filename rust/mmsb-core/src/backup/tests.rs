@@ -9,6 +9,7 @@ use crate::delta::{Batch, NewPage};
 use crate::log::double::{Call, Double};
 use crate::sequence::How;
 use crate::vfs::RamVfs;
+use crate::vfs::testing::contents;
 use crate::{Bus, Durability, Keep, Mode, Options};
 
 fn options() -> Options {
@@ -160,13 +161,6 @@ fn what_is_refused() {
     assert_eq!(back_up("/u").code, Code::Closed);
 }
 
-fn contents(vfs: &dyn Vfs, path: &str) -> Vec<u8> {
-    let file = vfs.open(Path::new(path), OpenKind::Read).unwrap();
-    let mut bytes = vec![0; file.size().unwrap() as usize];
-    read_full_at(&*file, 0, &mut bytes).unwrap();
-    bytes
-}
-
 /// What a directory has in the directories of a store.
 fn files(vfs: &dyn Vfs, dir: &str) -> Vec<String> {
     let within = ["log", "checkpoints"].map(|name| Path::new(dir).join(name));
@@ -205,7 +199,7 @@ fn every_call_fails() {
                     bus.backup_on(&double, Path::new(&to), &mut |_, _| {}).unwrap();
                     let first = "log/0000000000000000-0000000000000001.mlog";
                     let [original, copied] =
-                        ["/s", &to].map(|dir| contents(&double, &format!("{dir}/{first}")));
+                        ["/s", &to].map(|dir| contents(&double, &Path::new(dir).join(first)));
                     assert!(copied == original);
                 }
             }
@@ -317,7 +311,7 @@ fn long_files_and_short_ones() {
     let len = bytes.len() as u64;
     copying.file(&*file, len, Path::new("/to"), &mut |done| told.push(done)).unwrap();
     assert_eq!(told, [PIECE as u64, 2 * PIECE as u64, len]);
-    assert!(contents(&to, "/to") == bytes);
+    assert!(contents(&to, Path::new("/to")) == bytes);
     let short = copying.file(&*file, len + 1, Path::new("/short"), &mut |_| {});
     assert_eq!(short.unwrap_err().code, Code::Storage);
 }

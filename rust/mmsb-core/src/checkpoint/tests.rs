@@ -14,7 +14,8 @@ use crate::log::double::{Call, Double};
 use crate::log::{put_text, put_varint};
 use crate::sequence::How;
 use crate::snapshot::Snapshot;
-use crate::vfs::{RamVfs, read_full_at, write_all_at};
+pub(super) use crate::vfs::testing::contents;
+use crate::vfs::{RamVfs, write_all_at};
 use crate::{Bus, Durability, Options};
 
 const STORE: &str = "/s";
@@ -237,13 +238,6 @@ pub(super) fn world() -> (Double, Bus, File) {
         digest: at.digest().unwrap(),
     };
     (double, bus, file)
-}
-
-pub(super) fn contents(vfs: &dyn Vfs, path: &Path) -> Vec<u8> {
-    let file = vfs.open(path, OpenKind::Read).unwrap();
-    let mut bytes = vec![0; file.size().unwrap() as usize];
-    read_full_at(&*file, 0, &mut bytes).unwrap();
-    bytes
 }
 
 /// A file system with this checkpoint in it and nothing else.

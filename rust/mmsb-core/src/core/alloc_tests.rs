@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::lock;
 use crate::arena::faults;
+use crate::vfs::testing::copied;
 use crate::vfs::{RamVfs, Vfs};
 use crate::{Batch, Bus, Code, Error, How, Mode, NewPage, Options, PageInfo, Result, Snapshot};
 
@@ -282,30 +283,6 @@ fn a_refused_request_for_memory_changes_nothing() {
     );
 }
 
-/// Files of a store, as a kill would leave them.
-fn copy(files: &RamVfs) -> RamVfs {
-    fn go(from: &RamVfs, to: &RamVfs, dir: &Path) {
-        to.create_dir(dir).unwrap();
-        for name in from.list(dir).unwrap() {
-            let path = dir.join(name);
-            let Ok(file) = from.open(&path, crate::vfs::OpenKind::Read) else {
-                go(from, to, &path);
-                continue;
-            };
-            let mut bytes = vec![0; file.size().unwrap() as usize];
-            crate::vfs::read_exact_at(&*file, 0, &mut bytes).unwrap();
-            let copy = to.open(&path, crate::vfs::OpenKind::CreateNew).unwrap();
-            crate::vfs::write_all_at(&*copy, 0, &bytes).unwrap();
-        }
-    }
-    let to = RamVfs::new();
-    if !files.exists(Path::new(DIR)).unwrap() {
-        return to;
-    }
-    go(files, &to, Path::new(DIR));
-    to
-}
-
 /// A way to get a bus. The first are for a place where nothing is yet.
 type Begin = fn(&RamVfs) -> Result<Bus>;
 
@@ -321,10 +298,10 @@ const FROM_A_STORE: &[(&str, Begin)] = &[
 
 /// Refuses each request of one beginning in turn. Returns how many there were to refuse.
 fn refuse_beginning(name: &str, begin: Begin, ground: &RamVfs) -> u64 {
-    let expected = newest(&begin(&copy(ground)).unwrap());
+    let expected = newest(&begin(&copied(ground, Path::new(DIR))).unwrap());
     for n in 1.. {
         for for_good in [false, true] {
-            let files = copy(ground);
+            let files = copied(ground, Path::new(DIR));
             let place = format!("{name}, request {n}, for good {for_good}");
             faults::arm(n, for_good);
             let first = begin(&files);
@@ -356,10 +333,10 @@ fn refuse_beginning(name: &str, begin: Begin, ground: &RamVfs) -> u64 {
 #[cfg_attr(miri, ignore)] // hundreds of buses
 fn a_bus_that_could_not_begin_begins_later() {
     let left = world(true);
-    let killed = copy(left.files.as_ref().unwrap());
+    let killed = copied(left.files.as_ref().unwrap(), Path::new(DIR));
     left.bus.close().unwrap();
-    let closed = copy(left.files.as_ref().unwrap());
-    let without_checkpoint = copy(&closed);
+    let closed = copied(left.files.as_ref().unwrap(), Path::new(DIR));
+    let without_checkpoint = copied(&closed, Path::new(DIR));
     let checkpoints = Path::new(DIR).join("checkpoints");
     for name in without_checkpoint.list(&checkpoints).unwrap() {
         without_checkpoint.unlink(&checkpoints.join(name)).unwrap();

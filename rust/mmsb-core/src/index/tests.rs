@@ -7,7 +7,8 @@ use crate::delta::{Batch, NewPage};
 use crate::history::Store;
 use crate::log::double::Double;
 use crate::sequence::How;
-use crate::vfs::{OpenKind, RamVfs, Vfs, read_full_at, write_all_at};
+pub(super) use crate::vfs::testing::{contents, put};
+use crate::vfs::{RamVfs, Vfs};
 use crate::{Bus, Code, Durability, Mode, Options};
 
 const DIR: &str = "/s";
@@ -173,19 +174,6 @@ fn check(bus: &Bus, all: &[Said]) {
             }
         }
     }
-}
-
-pub(super) fn contents(vfs: &dyn Vfs, path: &Path) -> Vec<u8> {
-    let file = vfs.open(path, OpenKind::Read).unwrap();
-    let mut bytes = vec![0; file.size().unwrap() as usize];
-    read_full_at(&*file, 0, &mut bytes).unwrap();
-    bytes
-}
-
-pub(super) fn put(vfs: &dyn Vfs, path: &Path, bytes: &[u8]) {
-    let _ = vfs.unlink(path);
-    let file = vfs.open(path, OpenKind::CreateNew).unwrap();
-    write_all_at(&*file, 0, bytes).unwrap();
 }
 
 fn indexes(vfs: &dyn Vfs) -> Vec<PathBuf> {

@@ -8,7 +8,8 @@ use crate::arena::BLOCK;
 use crate::delta::{Batch, NewPage};
 use crate::log::double::Double;
 use crate::sequence::How;
-use crate::vfs::{OpenKind, RamVfs, Vfs, read_full_at, write_all_at};
+use crate::vfs::testing::{contents, copied, put};
+use crate::vfs::{RamVfs, Vfs};
 use crate::{Bus, Code, Durability, Mode, Options, Snapshot, checkpoint, log};
 
 const DIR: &str = "/s";
@@ -156,18 +157,6 @@ fn check_whole(at: &Snapshot, states: &[State]) {
     let infos: Vec<_> = at.names().iter().map(|(id, _)| at.info(*id).unwrap().unwrap()).collect();
     assert_eq!(at.infos().unwrap(), infos);
     check(at, states);
-}
-
-fn contents(vfs: &dyn Vfs, path: &Path) -> Vec<u8> {
-    let file = vfs.open(path, OpenKind::Read).unwrap();
-    let mut bytes = vec![0; file.size().unwrap() as usize];
-    read_full_at(&*file, 0, &mut bytes).unwrap();
-    bytes
-}
-
-fn put(vfs: &dyn Vfs, path: &Path, bytes: &[u8]) {
-    vfs.unlink(path).unwrap();
-    write_all_at(&*vfs.open(path, OpenKind::CreateNew).unwrap(), 0, bytes).unwrap();
 }
 
 fn indexes(vfs: &dyn Vfs) -> Vec<PathBuf> {
@@ -338,4 +327,35 @@ fn a_wrong_index_is_not_believed() {
     for epoch in (0..=reader.epoch()).step_by(7) {
         check(&reader.snapshot_at(epoch).unwrap(), &states);
     }
+}
+
+/// A power loss took the end of the segment before the last, up to its header: a reader shows what the host will.
+#[test]
+fn a_torn_end_in_front_of_the_last_segment() {
+    let (live, _bus, states) = world();
+    let double = copied(&live, Path::new(DIR));
+    let names = log::list(&double, Path::new(DIR)).unwrap();
+    let &[.., torn, last] = &names[..] else { panic!("one segment") };
+    let path = log::log_dir(Path::new(DIR)).join(torn.file());
+    let whole = contents(&double, &path);
+    let mut newest = Vec::new();
+    for kept in (0..whole.len()).rev().step_by(24) {
+        let mut lost = whole.clone();
+        lost[kept..].fill(0);
+        put(&double, &path, &lost);
+        let epochs = [Mode::Read, Mode::ReadWrite].map(|mode| {
+            let copy = Double::new(Arc::new(copied(&double, Path::new(DIR))));
+            let bus = open(&copy, mode);
+            check_whole(&bus.snapshot().unwrap(), &states);
+            for epoch in bus.epoch().saturating_sub(9)..=bus.epoch() {
+                check(&bus.snapshot_at(epoch).unwrap(), &states);
+            }
+            bus.epoch()
+        });
+        assert_eq!(epochs[0], epochs[1], "{kept} bytes are left");
+        newest.push(epochs[0]);
+    }
+    newest.dedup();
+    let all = (torn.first_epoch - 1..last.first_epoch).chain([EPOCHS]);
+    assert_eq!(newest, all.rev().collect::<Vec<_>>());
 }

@@ -319,19 +319,25 @@ fn a_record_that_changes_under_a_cursor() {
     }
 }
 
-/// What a wrong index says: a place beside those where records begin, with a record that is right there.
+/// What a wrong index says: the place of another commit, that of a mark, and a place beside those where records begin,
+/// with a record that is right there.
 #[test]
-fn a_walk_is_not_led_beside_the_records() {
-    let (vfs, begin) = with(&[]);
+fn a_walk_is_not_led_astray() {
+    let (vfs, mark) = with(&[(0, good(record::MARK, &[0; 32]))]);
     let names = segment::list(&*vfs, dir()).unwrap();
     let open = || reader::open_segment(&*vfs, dir(), names[0], None).unwrap();
     let mut walk = open();
+    walk.step().unwrap();
+    let second = walk.offset;
     while !matches!(walk.step().unwrap(), reader::Step::Nothing) {}
-    let (seed, chain) = (record::seed(&walk.header.salt, begin + 4), walk.chain);
+    let beside = walk.offset + 4;
+    let (seed, chain) = (record::seed(&walk.header.salt, beside), walk.chain);
     let mut bytes = vec![0; HEADER + 8];
-    record::finish(&mut bytes, 1, 0, 3, chain, seed);
-    write_all_at(&*raw(&*vfs, &segments(&*vfs).remove(0)), begin + 4, &bytes).unwrap();
+    record::finish(&mut bytes, record::COMMIT, 0, 3, chain, seed);
+    write_all_at(&*raw(&*vfs, &segments(&*vfs).remove(0)), beside, &bytes).unwrap();
     let mut walk = open();
-    assert!(!walk.skip_to(begin + 4, 3).unwrap());
+    for (offset, epoch) in [(second, 1), (second, 3), (mark, 2), (beside, 3)] {
+        assert!(!walk.skip_to(offset, epoch).unwrap(), "{offset}");
+    }
     assert!(matches!(walk.step().unwrap(), reader::Step::Commit(commit) if commit.epoch == 1));
 }

@@ -513,6 +513,24 @@ fn verifying_up_to_an_end() {
     assert_eq!(problems(&vfs, dir()).len(), 1);
 }
 
+/// Who stays at an epoch before the log's new beginning has no segment left, and that is no damage; for all others it is.
+#[test]
+fn verifying_what_was_let_go() {
+    let (vfs, mut log, _) = store(6, 60, RECORDS + 400);
+    let names = segment::list(&*vfs, dir()).unwrap();
+    assert_eq!(names.len(), 3);
+    sync(&mut log);
+    let base = LogBase { seq: 1, epoch: names[1].first_epoch - 1 };
+    log.rebase(base).unwrap();
+    names.iter().for_each(|name| vfs.unlink(&segment::log_dir(dir()).join(name.file())).unwrap());
+    for (seq, told) in [(0, None), (1, Some(Some(1))), (2, Some(Some(1)))] {
+        let (mut problems, end) = (Vec::new(), Position { seq, offset: RECORDS });
+        verify(&*vfs, dir(), Some(end), &mut |e| problems.push(e), &mut |_, _| {}).unwrap();
+        assert!(problems.iter().all(|e| e.message.contains("all segments are missing")));
+        assert_eq!(problems.first().map(|e| e.detail.epoch), told, "{seq}");
+    }
+}
+
 /// Every way in which the files as a whole may be wrong, for `verify`.
 #[test]
 fn verifying_a_store_with_gaps() {

@@ -80,7 +80,7 @@ impl<'a> Scan<'a> {
             meta,
             names,
             from_epoch,
-            promised: promised.max(from_epoch),
+            promised,
             sync: matches!(mode, OpenMode::Writer(_)),
             limit,
             proven: meta.durable,
@@ -99,17 +99,10 @@ impl<'a> Scan<'a> {
         on: &mut dyn FnMut(Commit<'_>) -> Result<()>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<End> {
-        let next = self.from_epoch.saturating_add(1);
         // The mark of a checkpoint lies behind the commit that it is of.
-        let from = self.from_epoch.max(1);
-        let mut start = self.names.partition_point(|n| n.first_epoch <= from).saturating_sub(1);
-        // Until a sync has reached the last segment, the one before may have lost its end with the power. The first
-        // segment is durable before it has a name.
-        let unproven = self.meta.durable.seq < self.names[start].seq;
-        if start + 1 == self.names.len() && unproven {
-            start -= 1;
-        }
-        if self.names[start].first_epoch > next {
+        let behind = self.names.partition_point(|name| name.first_epoch <= self.from_epoch);
+        let start = behind.saturating_sub(1);
+        if self.names[start].first_epoch > self.from_epoch.saturating_add(1) {
             let what = "the segments before it are missing";
             return Err(bad_header(&self.path(start), self.names[start], what));
         }

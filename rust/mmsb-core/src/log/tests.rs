@@ -68,7 +68,7 @@ pub(super) fn try_open(
     let (log, found) = open(
         vfs.clone(),
         dir,
-        options(64 << 10),
+        LogOptions { promised: from, ..options(64 << 10) },
         from,
         OpenMode::Writer(lock),
         &mut |c| {

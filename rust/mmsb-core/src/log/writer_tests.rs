@@ -128,3 +128,67 @@ fn segments_of_absurd_size() {
     }
     assert!(images.iter().all(|image| *image == images[0]));
 }
+
+/// A base that may not have become durable, and names that may come back, end the writer; what it had written stays.
+#[test]
+fn a_log_that_cannot_be_shortened() {
+    type Step = fn(&mut Log) -> Result<()>;
+    let rebase: Step = |log| log.rebase(super::super::LogBase { seq: 1, epoch: 3 });
+    let removed: Step = |log| log.removed(0);
+    let begun = || {
+        let double = Double::new(ram());
+        let opts = options(segment::RECORDS + 400);
+        let mut log = Log::create(double.vfs(), Path::new(DIR), opts).unwrap();
+        (1..=4).for_each(|epoch| append(&mut log, &commit(epoch, 60)).unwrap());
+        assert_eq!(log.end().seq, 1);
+        double.calls();
+        (double, log)
+    };
+    // What the log is to begin with is durable before a slot says so, and each slot before the other.
+    let shortened = [
+        "sync 0000000000000001-0000000000000004.mlog",
+        "write meta-0 0+128",
+        "write meta-1 0+176",
+        "sync meta-0",
+        "sync meta-1",
+        "write meta-0 0+176",
+        "sync meta-0",
+        "sync meta-1",
+    ];
+    for (step, expected) in [(rebase, &shortened[..]), (removed, &["sync_dir log"])] {
+        let (double, mut log) = begun();
+        step(&mut log).unwrap();
+        assert_eq!(double.changes(), expected);
+        append(&mut log, &commit(5, 60)).unwrap();
+        for nth in 1..=expected.len() {
+            let (double, mut log) = begun();
+            let mut seen = 0;
+            double.fail(move |call| {
+                seen += usize::from(call.changes());
+                (call.changes() && seen == nth).then(|| std::io::Error::from_raw_os_error(5))
+            });
+            let error = step(&mut log).unwrap_err();
+            assert_eq!((error.code, error.detail.errno), (Code::Storage, Some(5)), "call {nth}");
+            assert_eq!(double.changes(), expected[..nth]);
+            assert_eq!(log.usable().unwrap_err().code, Code::Storage, "call {nth}");
+            assert_eq!(append(&mut log, &commit(5, 60)).unwrap_err().code, Code::Storage);
+            assert_eq!(double.changes(), [""; 0]);
+            drop(log);
+            assert_eq!(try_open(&double.vfs(), Path::new(DIR), 3).unwrap().2, [commit(4, 60)]);
+        }
+    }
+}
+
+/// Whether there is a disk to wait for decides what is done beside the commits.
+#[test]
+fn real_files() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join("s");
+    for (vfs, dir, real) in
+        [(Arc::new(OsVfs) as Arc<dyn Vfs>, &*dir, true), (ram(), Path::new(DIR), false)]
+    {
+        let mut log = Log::create(vfs, dir, options(64 << 10)).unwrap();
+        append(&mut log, &commit(1, 10)).unwrap();
+        assert_eq!(log.is_real(), real);
+    }
+}

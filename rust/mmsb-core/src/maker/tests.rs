@@ -9,7 +9,7 @@ use crate::delta::{Batch, NewPage};
 use crate::log::double::Double;
 use crate::sequence::How;
 use crate::trace::tests::captured;
-use crate::vfs::{OpenKind, RamVfs, Vfs, read_full_at, write_all_at};
+use crate::vfs::{OpenKind, RamVfs, Vfs, write_all_at};
 use crate::{Bus, Durability, Keep, Options};
 
 const DIR: &str = "/s";
@@ -58,10 +58,7 @@ fn write(bus: &Bus) -> u64 {
 }
 
 fn contents(vfs: &dyn Vfs, epoch: u64) -> Vec<u8> {
-    let file = vfs.open(Path::new(&file(epoch)), OpenKind::Read).unwrap();
-    let mut bytes = vec![0; file.size().unwrap() as usize];
-    read_full_at(&*file, 0, &mut bytes).unwrap();
-    bytes
+    crate::vfs::testing::contents(vfs, Path::new(&file(epoch)))
 }
 
 fn flip(vfs: &dyn Vfs, epoch: u64, at: u64) {

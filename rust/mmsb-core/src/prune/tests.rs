@@ -6,7 +6,8 @@ use super::*;
 use crate::delta::{Batch, NewPage};
 use crate::log::double::{Call, Double};
 use crate::sequence::How;
-use crate::vfs::{RamVfs, Vfs, read_full_at, write_all_at};
+pub(super) use crate::vfs::testing::{contents, put};
+use crate::vfs::{RamVfs, Vfs};
 use crate::{Durability, Mode, Options};
 
 pub(super) const DIR: &str = "/s";
@@ -102,20 +103,6 @@ fn check(bus: &Bus, digests: &[u128], opens: impl Fn(u64) -> bool) {
 
 pub(super) fn checkpoints(double: &Double) -> Vec<u64> {
     checkpoint::list(double, Path::new(DIR)).unwrap()
-}
-
-pub(super) fn contents(double: &Double, path: &Path) -> Vec<u8> {
-    let file = double.open(path, OpenKind::Read).unwrap();
-    let mut bytes = vec![0; file.size().unwrap() as usize];
-    read_full_at(&*file, 0, &mut bytes).unwrap();
-    bytes
-}
-
-pub(super) fn put(double: &Double, path: &Path, bytes: &[u8]) {
-    if double.exists(path).unwrap() {
-        double.unlink(path).unwrap();
-    }
-    write_all_at(&*double.open(path, OpenKind::CreateNew).unwrap(), 0, bytes).unwrap();
 }
 
 #[test]

@@ -8,6 +8,8 @@ mod map;
 mod os;
 mod ram;
 mod reading;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use fd::give_up_descriptors;
 pub use os::OsVfs;

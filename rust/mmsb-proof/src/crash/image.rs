@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use mmsb_core::vfs::Vfs;
-use mmsb_core::{Code, Durability, Mode, Options, log};
+use mmsb_core::{Bus, Code, Durability, Mode, Options, log};
 use twox_hash::XxHash3_64;
 
 use crate::model::{
-    Act, BACKUP, Driver, FORK, Ledger, State, check_backup, check_fork, random_act,
+    Act, BACKUP, Driver, FORK, Ledger, State, check_backup, check_fork, check_snapshot, random_act,
 };
 use crate::rng::{Rng, mix};
 use crate::sim::{Disk, SimVfs};
@@ -172,7 +172,8 @@ impl Lives {
     }
 }
 
-/// The image shows what it must, takes three more commits, comes to an end, and shows them.
+/// The image shows what it must (one in four to a reader as well), takes three more commits, comes to an end, and shows
+/// them.
 ///
 /// # Panics
 /// Anything of that is not so.
@@ -180,7 +181,19 @@ pub fn check(setup: &Setup, disk: Disk, law: &Law, seed: u64) -> Lives {
     let mut rng = Rng(seed);
     let sim = setup.file_system(disk);
     check_copies(&sim, &law.history);
+    let reads = rng.below(4) == 0;
+    let reader = reads.then(|| {
+        let vfs = Arc::new(SimVfs::of(sim.disk()));
+        Bus::open_on(vfs, dir(), Mode::Read, &setup.options(), &mut |_, _| {})
+    });
     let mut driver = law.recover(setup, &sim);
+    match reader {
+        None => {}
+        Some(Ok(reader)) => check_snapshot(&reader.snapshot().unwrap(), driver.head()).unwrap(),
+        Some(Err(error)) => {
+            assert!(!law.created && error.code == Code::BusNotFound, "a reader: {error}");
+        }
+    }
     commit_three(&mut driver, &mut rng);
     let mut lives = Lives::default();
     let mut killed = true;
