@@ -80,7 +80,7 @@ bits:  ## every single bit of a store of over 64 KiB flipped
 damage:  ## more than one bit, files in the wrong place, torn ends (CASES=)
 	$(PROOF) damage $(NUMBERS)
 
-fuzz:  ## the fuzz targets, each for SECONDS=150
+fuzz:  ## the fuzz targets, each for SECONDS=150 on every core
 	scripts/fuzz $(or $(SECONDS),150)
 
 kills:  ## processes killed at random moments (CASES=1000)

@@ -2,6 +2,7 @@
 
 use crate::catalog::PageInfo;
 use crate::delta::{Batch, NewPage};
+use crate::hash::is_zero;
 use crate::snapshot::Snapshot;
 use crate::{Result, page};
 
@@ -47,7 +48,7 @@ pub(crate) fn plan(head: &Snapshot, to: &Snapshot, batch: &mut Batch) -> Result<
                 },
             );
             page::parts(to.core().mem(), &slot, 0, slot.len, &mut |offset, bytes| {
-                if bytes.iter().any(|&b| b != 0) {
+                if !is_zero(bytes) {
                     batch.write(id, offset, bytes);
                 }
             });

@@ -287,12 +287,11 @@ impl Damaged {
             read => _ = read?,
         }
         let third = self.work / 3;
-        let base = self.meta.base.epoch;
         let judged = log::open(
             Arc::clone(vfs),
             dir,
-            LogOptions { promised: base, ..LogOptions::default() },
-            base,
+            LogOptions::default(),
+            self.meta.base.epoch,
             OpenMode::Reader { durable_only: false },
             &mut |_| Ok(()),
             &mut |n, _| progress(third + n.min(third), self.work),

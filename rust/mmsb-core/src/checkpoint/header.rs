@@ -5,7 +5,7 @@ use std::path::Path;
 use super::damage;
 use crate::Result;
 use crate::apply::MAX_ID;
-use crate::hash::h64;
+use crate::hash::{h64, is_zero};
 use crate::log::{FORMAT, array, check_version, checked, u64_at};
 
 pub(super) const HEADER: usize = 4096;
@@ -169,7 +169,7 @@ impl Header {
             base if has_runs && 0 < base && base < epoch => Some((base, u64_at(head, BASE + 8))),
             _ => return bad(BASE, "the checkpoint stands on none that there can be"),
         };
-        if !fits || index_at < HEADER as u64 || head[END..SUM].iter().any(|&b| b != 0) {
+        if !fits || index_at < HEADER as u64 || !is_zero(&head[END..SUM]) {
             return bad(INDEX_AT, "the checkpoint's size is not what it says");
         }
         Ok(Header {

@@ -11,7 +11,7 @@ use crate::apply::MAX_ID;
 use crate::arena::{BLOCK, is_denied};
 use crate::catalog;
 use crate::delta::{MAX_NDIM, NewPage};
-use crate::hash::{h64, h128};
+use crate::hash::{h64, h128, is_zero};
 use crate::log::take_varint;
 use crate::vfs::{OpenKind, Vfs, VfsFile, read_exact_at, read_vec};
 use crate::{Code, Error, Result};
@@ -226,7 +226,7 @@ impl Reader {
         }
         let gap = &mut buf[..(to - from) as usize];
         self.own.read(from, gap)?;
-        if gap.iter().any(|&b| b != 0) { bad("padding is not zero") } else { Ok(()) }
+        if is_zero(gap) { Ok(()) } else { bad("padding is not zero") }
     }
 }
 

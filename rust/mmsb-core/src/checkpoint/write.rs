@@ -11,7 +11,7 @@ use crate::arena::{BLOCK, is_denied};
 use crate::catalog::Desc;
 use crate::core::Core;
 use crate::delta::put_shape;
-use crate::hash::{h64, h128};
+use crate::hash::{h64, h128, is_zero};
 use crate::log::{put_text, put_varint};
 use crate::museum::{Defect, planted};
 use crate::root::Root;
@@ -358,11 +358,6 @@ impl Writer<'_> {
         self.blocks.add(Stored { in_base: false, form, at, len: stored.len() as u64, sum });
         Ok(())
     }
-}
-
-/// Whether all bytes are zero; without leaving early, so that many are looked at together.
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes.first() == Some(&0) && bytes.iter().fold(0, |all, byte| all | byte) == 0
 }
 
 /// A block that the base has as its own.

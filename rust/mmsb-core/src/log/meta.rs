@@ -14,7 +14,7 @@ use super::birth;
 use super::record::u64_at;
 use super::segment::{self, MAJOR, MAX_EPOCH, MINOR, array, check_version, checked};
 use crate::error::{Code, Error, Result};
-use crate::hash::h64;
+use crate::hash::{h64, is_zero};
 use crate::museum::{Defect, planted};
 use crate::vfs::{OpenKind, Vfs, VfsFile, read_full_at, write_all_at};
 
@@ -108,7 +108,7 @@ impl StoreMeta {
         let first_zero = if has_origin { ORIGIN + 1 } else { ORIGIN };
         let zero = [20..24, first_zero..HEAD - 8, if has_origin { USED } else { HEAD }..SLOT_LEN];
         let is_whole = !has_origin || checked(&bytes[..USED], USED, &MAGIC);
-        if !is_whole || zero.into_iter().any(|range| bytes[range].iter().any(|&b| b != 0)) {
+        if !is_whole || !zero.into_iter().all(|range| is_zero(&bytes[range])) {
             return Ok(None);
         }
         // Without an origin all of this is zero.

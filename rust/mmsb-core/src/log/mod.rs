@@ -38,6 +38,8 @@ mod segment;
 #[cfg(test)]
 mod tests;
 mod verify;
+#[cfg(test)]
+mod verify_tests;
 mod writer;
 
 pub use cursor::{LogCursor, OwnedCommit};

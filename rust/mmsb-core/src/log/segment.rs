@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::record::u64_at;
 use super::{Position, meta};
 use crate::error::{Code, Error, Result};
-use crate::hash::h64;
+use crate::hash::{h64, is_zero};
 use crate::museum::{Defect, planted};
 use crate::vfs::{Vfs, VfsDir, VfsFile};
 
@@ -81,7 +81,7 @@ impl SegmentHeader {
             return Ok(None);
         }
         check_version(bytes, 0, file)?;
-        if bytes[120..HEADER_LEN - 8].iter().any(|&b| b != 0) {
+        if !is_zero(&bytes[120..HEADER_LEN - 8]) {
             return Ok(None);
         }
         Ok(Some(SegmentHeader {
