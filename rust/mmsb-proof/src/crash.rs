@@ -559,7 +559,7 @@ fn rows(args: &Args, out: &Outcome) -> Vec<Row<'static>> {
     let row = |id, row, tried, count| Row::of(args, id, row, tried, count);
     let images = out.images();
     let same = workloads.same + recoveries.same;
-    let Lives { closed, killed, lost, finished } =
+    let Lives { closed, killed, lost, finished, read } =
         [workloads.lives, recoveries.lives].into_iter().fold(Lives::default(), Lives::and);
     vec![
         row(
@@ -597,8 +597,10 @@ fn rows(args: &Args, out: &Outcome) -> Vec<Row<'static>> {
             "05-life-after",
             "life after recovery",
             "every image: three more commits, then closed, killed or all lost that was not durable, opened and compared; \
-             of one in 32 every epoch is opened and every byte verified",
-            format!("{closed} closed, {killed} killed, {lost} lost; {finished} verified"),
+             of one in 32 every epoch is opened and every byte verified; one in four is opened by a reader first",
+            format!(
+                "{closed} closed, {killed} killed, {lost} lost; {finished} verified; {read} shown to a reader"
+            ),
         ),
     ]
 }

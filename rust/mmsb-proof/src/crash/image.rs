@@ -158,6 +158,8 @@ pub struct Lives {
     pub lost: u64,
     /// Every epoch was opened, the log listed, every byte verified.
     pub finished: u64,
+    /// A reader had opened it before its host did.
+    pub read: u64,
 }
 
 impl Lives {
@@ -168,6 +170,7 @@ impl Lives {
             killed: self.killed + other.killed,
             lost: self.lost + other.lost,
             finished: self.finished + other.finished,
+            read: self.read + other.read,
         }
     }
 }
@@ -189,13 +192,18 @@ pub fn check(setup: &Setup, disk: Disk, law: &Law, seed: u64) -> Lives {
     let mut driver = law.recover(setup, &sim);
     match reader {
         None => {}
-        Some(Ok(reader)) => check_snapshot(&reader.snapshot().unwrap(), driver.head()).unwrap(),
+        Some(Ok(reader)) => {
+            check_snapshot(&reader.snapshot().unwrap(), driver.head()).unwrap();
+            if rng.below(8) == 0 {
+                driver.check_reader(&reader);
+            }
+        }
         Some(Err(error)) => {
             assert!(!law.created && error.code == Code::BusNotFound, "a reader: {error}");
         }
     }
     commit_three(&mut driver, &mut rng);
-    let mut lives = Lives::default();
+    let mut lives = Lives { read: u64::from(reads), ..Lives::default() };
     let mut killed = true;
     let disk = match rng.below(3) {
         0 => {

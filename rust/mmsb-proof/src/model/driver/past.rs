@@ -11,7 +11,7 @@ use mmsb_core::{
 
 use super::{Driver, Place, expect};
 use crate::model::opens::Opens;
-use crate::model::queries::{FORK, check_fork};
+use crate::model::queries::{FORK, check_fork, check_queries};
 use crate::model::state::check_snapshot;
 
 /// What a dry run tells of a pruning, but for indexes: those are made beside the commits at any moment.
@@ -43,6 +43,23 @@ impl Driver {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// A reader of what an end had left opens the same epochs, and its indexes lead to what the log says.
+    ///
+    /// # Panics
+    /// Anything of that is not so.
+    pub fn check_reader(&self, reader: &Bus) {
+        for (epoch, state) in (0..).zip(&self.history) {
+            match reader.snapshot_at(epoch) {
+                Ok(snapshot) => check_snapshot(&snapshot, state).unwrap(),
+                Err(error) => {
+                    let let_go = error.code == Code::EpochNotFound && !self.must.has(epoch);
+                    assert!(let_go, "a reader at epoch {epoch}: {error}");
+                }
+            }
+        }
+        check_queries(reader).unwrap();
     }
 
     /// After an end: what must open does, and what opens besides goes on to open.
