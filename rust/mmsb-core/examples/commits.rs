@@ -17,16 +17,7 @@ fn main() -> Result<()> {
     let bus = Bus::create(Path::new(dir), &options)?;
     let how = How { wait: true, time: Some(1), ..How::default() };
     let mut batch = Batch::new();
-    let page = NewPage {
-        name: None,
-        dtype: "",
-        itemsize: 1,
-        shape: &[4096],
-        nbytes: 4096,
-        meta: "",
-        location: 0,
-    };
-    batch.create(1, &page);
+    batch.create(1, &NewPage::bytes(&[4096]));
     bus.commit(&mut batch, None, &how)?;
     for number in 0..count.parse::<u64>().unwrap_or(0) {
         let place = number * 64 % 4096;

@@ -25,6 +25,14 @@ pub struct NewPage<'a> {
     pub location: u8,
 }
 
+impl<'a> NewPage<'a> {
+    /// A page of raw bytes in one dimension, without a name.
+    pub fn bytes(shape: &'a [u64; 1]) -> NewPage<'a> {
+        let (dtype, meta, nbytes) = ("", "", shape[0]);
+        NewPage { name: None, dtype, itemsize: 1, shape, nbytes, meta, location: 0 }
+    }
+}
+
 /// One operation of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op<'a> {

@@ -34,15 +34,8 @@ fn create(vfs: &Arc<dyn Vfs>) -> (Bus, State) {
     let mut batch = Batch::new();
     for (id, len) in (1..).zip(SIZES) {
         let (name, nbytes) = (format!("page {id}"), len as u64);
-        let page = NewPage {
-            name: Some(&name),
-            dtype: "",
-            itemsize: 1,
-            shape: &[nbytes],
-            nbytes,
-            meta: "",
-            location: 0,
-        };
+        let shape = &[nbytes];
+        let page = NewPage { name: Some(&name), ..NewPage::bytes(shape) };
         batch.create(id, &page);
     }
     bus.commit(&mut batch, None, &how()).unwrap();

@@ -53,16 +53,7 @@ fn open(dir: &Path, mode: Mode, options: &Options) -> Result<Bus> {
 
 fn create_page(bus: &Bus, id: u64, nbytes: u64) -> Result<()> {
     let mut batch = Batch::new();
-    let page = NewPage {
-        name: None,
-        dtype: "",
-        itemsize: 1,
-        shape: &[nbytes],
-        nbytes,
-        meta: "",
-        location: 0,
-    };
-    batch.create(id, &page);
+    batch.create(id, &NewPage::bytes(&[nbytes]));
     batch.write(id, 0, &vec![id as u8 | 1; nbytes as usize]);
     bus.commit(&mut batch, None, &HOW).map(drop)
 }

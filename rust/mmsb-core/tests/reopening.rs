@@ -22,15 +22,7 @@ fn killed(dir: &Path, commits: u8) {
     let options = Options { durability: Some(Durability::Os), ..Options::default() };
     let bus = Bus::create(&made, &options).unwrap();
     let mut batch = Batch::new();
-    let page = NewPage {
-        name: Some("page"),
-        dtype: "",
-        itemsize: 1,
-        shape: &[100],
-        nbytes: 100,
-        meta: "",
-        location: 0,
-    };
+    let page = NewPage { name: Some("page"), ..NewPage::bytes(&[100]) };
     batch.create(1, &page);
     bus.commit(&mut batch, None, &how()).unwrap();
     for i in 1..=commits {

@@ -72,15 +72,8 @@ fn another_process_reads_consistent_snapshots() {
     let mut batch = Batch::new();
     for (i, words) in WORDS.into_iter().enumerate() {
         let (name, nbytes) = (format!("page {words}"), words * 8);
-        let page = NewPage {
-            name: Some(&name),
-            dtype: "",
-            itemsize: 1,
-            shape: &[nbytes],
-            nbytes,
-            meta: "",
-            location: 0,
-        };
+        let shape = &[nbytes];
+        let page = NewPage { name: Some(&name), ..NewPage::bytes(shape) };
         batch.create(i as u64 + 1, &page);
         batch.write(i as u64 + 1, 0, &1u64.to_le_bytes());
     }

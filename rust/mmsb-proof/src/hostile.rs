@@ -213,16 +213,7 @@ fn save(disk: &Disk, history: Option<&[Arc<State>]>) {
 fn live_on(sim: &SimVfs, bus: &Bus, digest: u128) {
     let before = bus.snapshot().unwrap();
     let mut batch = Batch::new();
-    let page = NewPage {
-        name: None,
-        dtype: "",
-        itemsize: 1,
-        shape: &[5],
-        nbytes: 5,
-        meta: "",
-        location: 0,
-    };
-    batch.create(before.next_id(), &page);
+    batch.create(before.next_id(), &NewPage::bytes(&[5]));
     batch.write(before.next_id(), 1, b"abc");
     match bus.commit(&mut batch, None, &how()) {
         Ok(_) => {

@@ -55,18 +55,7 @@ fn step(seed: u64, epoch: u64, state: &mut State, batch: &mut Batch) {
     if ids.len() < 3 || kind < 2 && ids.len() < 12 {
         let len = [64u64, 1000, 40_000][rng.below(3) as usize];
         let (id, name) = (state.next_id, format!("page {}", state.next_id));
-        batch.create(
-            id,
-            &NewPage {
-                name: Some(&name),
-                dtype: "",
-                itemsize: 1,
-                shape: &[len],
-                nbytes: len,
-                meta: "",
-                location: 0,
-            },
-        );
+        batch.create(id, &NewPage { name: Some(&name), ..NewPage::bytes(&[len]) });
         state.next_id += 1;
         let bytes = vec![0; len as usize];
         state.pages.insert(id, Page { name: Some(name), meta: String::new(), bytes, epoch });

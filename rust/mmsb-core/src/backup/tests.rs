@@ -41,15 +41,7 @@ fn fill(double: &Double) -> (Bus, Vec<u128>) {
     for epoch in 1..=30 {
         batch.clear();
         if epoch == 1 {
-            let page = NewPage {
-                name: Some("p"),
-                dtype: "",
-                itemsize: 1,
-                shape: &[900],
-                nbytes: 900,
-                meta: "",
-                location: 0,
-            };
+            let page = NewPage { name: Some("p"), ..NewPage::bytes(&[900]) };
             batch.create(1, &page);
         }
         batch.write(1, epoch, &[epoch as u8; 600]);
@@ -110,17 +102,8 @@ fn a_copy_is_the_store_at_that_epoch() {
 fn a_bus_in_memory_goes_into_a_directory() {
     let bus = Bus::memory(&options()).unwrap();
     let mut digests = vec![bus.snapshot().unwrap().digest().unwrap()];
-    let page = NewPage {
-        name: None,
-        dtype: "",
-        itemsize: 1,
-        shape: &[9],
-        nbytes: 9,
-        meta: "",
-        location: 0,
-    };
     let mut batch = Batch::new();
-    batch.create(1, &page);
+    batch.create(1, &NewPage::bytes(&[9]));
     bus.commit(&mut batch, None, &how(1)).unwrap();
     digests.push(bus.snapshot().unwrap().digest().unwrap());
     let to: Arc<dyn Vfs> = Arc::new(RamVfs::new());

@@ -31,9 +31,7 @@ fn bus(compress: bool) -> (Arc<RamVfs>, Bus) {
 
 fn create(bus: &Bus, id: u64, bytes: &[u8]) {
     let (mut batch, nbytes) = (Batch::new(), bytes.len() as u64);
-    let shape = &[nbytes];
-    let new = NewPage { name: None, dtype: "", itemsize: 1, shape, nbytes, meta: "", location: 0 };
-    batch.create(id, &new);
+    batch.create(id, &NewPage::bytes(&[nbytes]));
     batch.write(id, 0, bytes);
     bus.commit(&mut batch, None, &how(bus.epoch() + 1)).unwrap();
 }

@@ -371,16 +371,7 @@ fn writes_are_gathered() {
     let (double, bus, _) = world();
     let mut batch = Batch::new();
     for id in 11..311 {
-        let new = NewPage {
-            name: None,
-            dtype: "",
-            itemsize: 1,
-            shape: &[16384],
-            nbytes: 16384,
-            meta: "",
-            location: 0,
-        };
-        batch.create(id, &new);
+        batch.create(id, &NewPage::bytes(&[16384]));
     }
     bus.commit(&mut batch, None, &how(1)).unwrap();
     double.calls();

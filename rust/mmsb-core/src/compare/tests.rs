@@ -28,15 +28,7 @@ fn how(epoch: u64) -> How<'static> {
 fn step(bus: &Bus, epoch: u64, byte: u8) {
     let mut batch = Batch::new();
     if epoch == 1 {
-        let page = NewPage {
-            name: Some("p"),
-            dtype: "",
-            itemsize: 1,
-            shape: &[400],
-            nbytes: 400,
-            meta: "",
-            location: 0,
-        };
+        let page = NewPage { name: Some("p"), ..NewPage::bytes(&[400]) };
         batch.create(1, &page);
     }
     batch.write(1, epoch % 300, &[byte; 90]);

@@ -44,16 +44,7 @@ impl Engine {
     fn create(&mut self, len: usize) {
         let mut batch = Batch::new();
         let nbytes = len as u64;
-        let page = NewPage {
-            name: None,
-            dtype: "",
-            itemsize: 1,
-            shape: &[nbytes],
-            nbytes,
-            meta: "",
-            location: 0,
-        };
-        batch.create(self.pages.len() as u64 + 1, &page);
+        batch.create(self.pages.len() as u64 + 1, &NewPage::bytes(&[nbytes]));
         assert!(self.commit(&mut batch).unwrap());
         self.pages.push(vec![0; len]);
     }
@@ -194,17 +185,8 @@ fn small_pages_make_room_for_a_large_one() {
         assert!(engine.commit(&mut batch).unwrap());
         let (small, large) = (MAX_MEMORY / 2, MAX_MEMORY * 3 / 4);
         let (id, last) = (count + 1, small - 1);
-        let page = NewPage {
-            name: None,
-            dtype: "",
-            itemsize: 1,
-            shape: &[small],
-            nbytes: small,
-            meta: "",
-            location: 0,
-        };
         batch = Batch::new();
-        batch.create(id, &page);
+        batch.create(id, &NewPage::bytes(&[small]));
         batch.write(id, last, &[7]);
         assert!(engine.commit(&mut batch).unwrap());
         batch = Batch::new();

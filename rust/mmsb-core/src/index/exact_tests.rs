@@ -40,16 +40,7 @@ pub(super) fn world(len: u64) -> Double {
         batch.clear();
         for id in pages_of(epoch) {
             if epoch == 1 {
-                let page = NewPage {
-                    name: None,
-                    dtype: "",
-                    itemsize: 1,
-                    shape: &[len],
-                    nbytes: len,
-                    meta: "",
-                    location: 0,
-                };
-                batch.create(id, &page);
+                batch.create(id, &NewPage::bytes(&[len]));
             }
             batch.write(id, 0, &epoch.to_le_bytes().repeat(len as usize / 8));
         }
@@ -166,17 +157,8 @@ fn when_one_is_made() {
     let index_dir = dir(Path::new(DIR));
     let small = Options { segment_bytes: Some(1 << 20), ..options() };
     let bus = Bus::create_on(double.vfs(), Path::new(DIR), &small).unwrap();
-    let page = NewPage {
-        name: None,
-        dtype: "",
-        itemsize: 1,
-        shape: &[9000],
-        nbytes: 9000,
-        meta: "",
-        location: 0,
-    };
     let mut batch = Batch::new();
-    batch.create(1, &page);
+    batch.create(1, &NewPage::bytes(&[9000]));
     let how = How { wait: true, ..How::default() };
     bus.commit(&mut batch, None, &how).unwrap();
     bus.close().unwrap();

@@ -62,16 +62,7 @@ fn world() -> (Double, Bus, Vec<Said>) {
         batch.clear();
         let mut pages = Vec::new();
         if epoch <= PAGES {
-            let page = NewPage {
-                name: None,
-                dtype: "",
-                itemsize: 1,
-                shape: &[64],
-                nbytes: 64,
-                meta: "",
-                location: 0,
-            };
-            batch.create(epoch, &page);
+            batch.create(epoch, &NewPage::bytes(&[64]));
             pages.push(epoch);
         }
         for n in 0..mix(epoch) % 4 {
@@ -218,15 +209,7 @@ fn a_query_reads_little() {
     let large = Options { segment_bytes: Some(4 << 20), max_memory: Some(64 << 20), ..options() };
     let bus = Bus::create_on(double.vfs(), Path::new(DIR), &large).unwrap();
     let mut batch = Batch::new();
-    let page = NewPage {
-        name: None,
-        dtype: "",
-        itemsize: 1,
-        shape: &[4000],
-        nbytes: 4000,
-        meta: "",
-        location: 0,
-    };
+    let page = NewPage::bytes(&[4000]);
     (1..=2).for_each(|id| batch.create(id, &page));
     bus.commit(&mut batch, None, &How { wait: true, ..How::default() }).unwrap();
     let count = if cfg!(miri) { 300 } else { 3000 };

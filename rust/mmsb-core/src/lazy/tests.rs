@@ -37,15 +37,8 @@ type State = BTreeMap<u64, (Vec<u8>, u64)>;
 
 fn create(batch: &mut Batch, id: u64, size: u64) {
     let name = format!("page {id}");
-    let page = NewPage {
-        name: Some(&name),
-        dtype: "",
-        itemsize: 1,
-        shape: &[size],
-        nbytes: size,
-        meta: "",
-        location: 0,
-    };
+    let shape = &[size];
+    let page = NewPage { name: Some(&name), ..NewPage::bytes(shape) };
     batch.create(id, &page);
 }
 

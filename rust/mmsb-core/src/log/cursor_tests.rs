@@ -188,16 +188,7 @@ fn a_log_that_was_emptied() {
     let bus = Bus::create_on(vfs.clone(), dir(), &options).unwrap();
     let how = How { durability: Some(Durability::Os), wait: true, ..How::default() };
     let mut batch = Batch::new();
-    let page = NewPage {
-        name: None,
-        dtype: "",
-        itemsize: 1,
-        shape: &[8],
-        nbytes: 8,
-        meta: "",
-        location: 0,
-    };
-    batch.create(1, &page);
+    batch.create(1, &NewPage::bytes(&[8]));
     bus.commit(&mut batch, None, &how).unwrap();
     for i in 1..5 {
         bus.write(1, 0, &[i], &how).unwrap();

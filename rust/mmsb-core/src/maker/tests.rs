@@ -43,9 +43,7 @@ fn checkpointed() -> (Double, Bus) {
 
 fn create(bus: &Bus) {
     let mut batch = Batch::new();
-    let (nbytes, shape) = (SIZE as u64, &[SIZE as u64]);
-    let new = NewPage { name: None, dtype: "", itemsize: 1, shape, nbytes, meta: "", location: 0 };
-    batch.create(1, &new);
+    batch.create(1, &NewPage::bytes(&[SIZE as u64]));
     batch.write(1, 0, &(0..SIZE).map(|at| (at % 251) as u8 + 1).collect::<Vec<_>>());
     bus.commit(&mut batch, None, &How { time: Some(1), ..How::default() }).unwrap();
 }

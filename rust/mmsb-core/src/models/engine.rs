@@ -32,16 +32,7 @@ const LARGE: u64 = 20_000;
 fn engine(nbytes: u64) -> Arc<Core> {
     let core = Core::new(Backing::Heap, 1 << 20, false).unwrap();
     let mut batch = Batch::new();
-    let page = NewPage {
-        name: None,
-        dtype: "",
-        itemsize: 1,
-        shape: &[nbytes],
-        nbytes,
-        meta: "",
-        location: 0,
-    };
-    batch.create(1, &page);
+    batch.create(1, &NewPage::bytes(&[nbytes]));
     batch.write(1, 0, &[1; LEN]);
     core.commit(&mut batch, None, None, Durability::Memory, &HOW).unwrap();
     core

@@ -29,16 +29,7 @@ fn world(bus: &Bus) -> Vec<u128> {
     let mut digests = vec![bus.snapshot().unwrap().digest().unwrap()];
     for epoch in 1..=10 {
         batch.clear();
-        let page = NewPage {
-            name: None,
-            dtype: "",
-            itemsize: 1,
-            shape: &[epoch * 3000],
-            nbytes: epoch * 3000,
-            meta: "",
-            location: 0,
-        };
-        batch.create(epoch, &page);
+        batch.create(epoch, &NewPage::bytes(&[epoch * 3000]));
         batch.write(1, epoch, &[epoch as u8; 100]);
         if epoch == 3 {
             batch.tag("third", None, false);

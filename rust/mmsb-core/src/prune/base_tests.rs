@@ -41,10 +41,8 @@ fn what_the_base_stands_on_stays() {
     let options = crate::Options { segment_bytes: None, ..options() };
     let bus = Bus::create_on(vfs.clone(), Path::new(DIR), &options).unwrap();
     let bytes: Vec<u8> = (0..200_000u32).map(|n| (n / 7) as u8).collect();
-    let (shape, nbytes) = (&[200_000][..], 200_000);
-    let page = NewPage { name: None, dtype: "", itemsize: 1, shape, nbytes, meta: "", location: 0 };
     let mut batch = Batch::new();
-    batch.create(1, &page);
+    batch.create(1, &NewPage::bytes(&[200_000]));
     batch.write(1, 0, &bytes);
     bus.commit(&mut batch, None, &how(1)).unwrap();
     bus.checkpoint().unwrap();

@@ -20,10 +20,8 @@ fn options() -> Options {
 /// A bus in memory with one page.
 fn bus() -> Bus {
     let bus = Bus::memory(&options()).unwrap();
-    let (shape, nbytes) = (&[LEN][..], LEN);
-    let page = NewPage { name: None, dtype: "", itemsize: 1, shape, nbytes, meta: "", location: 0 };
     let mut batch = Batch::new();
-    batch.create(1, &page);
+    batch.create(1, &NewPage::bytes(&[LEN]));
     bus.commit(&mut batch, None, &how(1)).unwrap();
     bus
 }
@@ -242,9 +240,7 @@ fn a_bus_in_a_directory_loses_nothing() {
     let vfs = std::sync::Arc::new(RamVfs::new());
     let bus = Bus::create_on(vfs, Path::new("/bus"), &options()).unwrap();
     let mut batch = Batch::new();
-    let (shape, nbytes) = (&[LEN][..], LEN);
-    let page = NewPage { name: None, dtype: "", itemsize: 1, shape, nbytes, meta: "", location: 0 };
-    batch.create(1, &page);
+    batch.create(1, &NewPage::bytes(&[LEN]));
     bus.commit(&mut batch, None, &how(1)).unwrap();
     bus.retain(Some(Retention::Epochs(4))).unwrap();
     fill(&bus, 40);

@@ -46,15 +46,7 @@ pub(super) fn world(segment: u64) -> World {
     let mut batch = Batch::new();
     for epoch in 1..=EPOCHS {
         batch.clear();
-        let page = NewPage {
-            name: None,
-            dtype: "",
-            itemsize: 1,
-            shape: &[900],
-            nbytes: 900,
-            meta: "",
-            location: 0,
-        };
+        let page = NewPage::bytes(&[900]);
         if epoch % 9 == 1 {
             batch.create(1 + epoch / 9, &page);
         }
@@ -316,17 +308,8 @@ fn a_torn_end_is_no_damage() {
     let vfs: Arc<dyn Vfs> = Arc::new(RamVfs::new());
     let bus = Bus::create_on(Arc::clone(&vfs), Path::new("/s"), &options()).unwrap();
     let how = How { time: Some(1), wait: true, ..How::default() };
-    let page = NewPage {
-        name: None,
-        dtype: "",
-        itemsize: 1,
-        shape: &[9],
-        nbytes: 9,
-        meta: "",
-        location: 0,
-    };
     let mut batch = Batch::new();
-    batch.create(1, &page);
+    batch.create(1, &NewPage::bytes(&[9]));
     bus.commit(&mut batch, None, &how).unwrap();
     let refused = salvage(&vfs, "/new", ALL).unwrap_err();
     assert_eq!(refused.code, Code::BusLocked);

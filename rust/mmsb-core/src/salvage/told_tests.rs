@@ -18,10 +18,8 @@ fn how(epoch: u64) -> How<'static> {
 }
 
 fn create(bus: &Bus, nbytes: u64) {
-    let shape = &[nbytes];
-    let page = NewPage { name: None, dtype: "", itemsize: 1, shape, nbytes, meta: "", location: 0 };
     let mut batch = Batch::new();
-    batch.create(1, &page);
+    batch.create(1, &NewPage::bytes(&[nbytes]));
     bus.commit(&mut batch, None, &how(1)).unwrap();
 }
 

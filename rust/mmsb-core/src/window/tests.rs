@@ -88,9 +88,7 @@ fn so_much_time() {
 fn core() -> Arc<Core> {
     let core = Core::new(Backing::Heap, 8 << 20, false).unwrap();
     let mut batch = Batch::new();
-    let (shape, nbytes) = (&[40_000][..], 40_000);
-    let page = NewPage { name: None, dtype: "", itemsize: 1, shape, nbytes, meta: "", location: 0 };
-    batch.create(1, &page);
+    batch.create(1, &NewPage::bytes(&[40_000]));
     let done = core.commit(&mut batch, None, None, Durability::Memory, &How::default());
     assert_eq!(done.unwrap().epoch, 1);
     core

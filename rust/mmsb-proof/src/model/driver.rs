@@ -319,18 +319,7 @@ impl Driver {
                 let name = name.map(name_of);
                 let len = u64::from(*len);
                 let id = next.next_id;
-                batch.create(
-                    id,
-                    &NewPage {
-                        name: name.as_deref(),
-                        dtype: "",
-                        itemsize: 1,
-                        shape: &[len],
-                        nbytes: len,
-                        meta: "",
-                        location: 0,
-                    },
-                );
+                batch.create(id, &NewPage { name: name.as_deref(), ..NewPage::bytes(&[len]) });
                 let bytes = vec![*fill; len as usize];
                 if *fill != 0 {
                     batch.write(id, 0, &bytes);
