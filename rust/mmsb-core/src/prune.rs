@@ -96,6 +96,8 @@ fn run(inner: &Inner, keep: &Keep) -> Result<PruneReport> {
                 inner.write_checkpoint(&whole_at(inner, epoch)?, Making::default(), ended)?;
             }
         }
+        // A host that was killed may have named one on which the log is to stand, and no sync has reached the name.
+        sync_checkpoints(inner, ended)?;
         if planted(Defect::PrunedBeforeBase) {
             remove(inner, &mut plan, ended)?;
         }
@@ -350,6 +352,15 @@ pub(crate) fn settle(inner: &Inner, base: LogBase, tagged: &BTreeSet<u64>) -> Re
     Ok(true)
 }
 
+/// Makes durable which checkpoints there are. A failure ends checkpoints, as that of any other sync of their names.
+fn sync_checkpoints(inner: &Inner, ended: &mut Option<Error>) -> Result<()> {
+    let store = &inner.store;
+    let dir = checkpoint::dir(&store.dir);
+    let names = store.vfs.open_dir(&dir);
+    let names = names.map_err(|e| Error::storage(&dir, &e, "cannot open"))?;
+    checkpoint::sync_names(&*names, &store.dir).inspect_err(|error| *ended = Some(error.clone()))
+}
+
 /// Removes what the plan lets go. What a failure leaves goes with the next opening or pruning.
 fn remove(inner: &Inner, plan: &mut Plan, ended: &mut Option<Error>) -> Result<()> {
     let store = &inner.store;
@@ -382,10 +393,7 @@ fn remove(inner: &Inner, plan: &mut Plan, ended: &mut Option<Error>) -> Result<(
         }
     }
     if within(&checkpoints).next().is_some() {
-        let names = store.vfs.open_dir(&checkpoints);
-        let names = names.map_err(|e| Error::storage(&checkpoints, &e, "cannot open"))?;
-        checkpoint::sync_names(&*names, &store.dir)
-            .inspect_err(|error| *ended = Some(error.clone()))?;
+        sync_checkpoints(inner, ended)?;
     }
     if within(&log_dir).next().is_some() {
         let freed = plan.report.files.iter().filter(|(path, _)| path.parent() == Some(&log_dir));

@@ -134,6 +134,35 @@ fn files_go_in_order_and_the_log_is_as_much_shorter() {
     assert_eq!(before - log_bytes(), of[0].iter().map(|file| file.1).sum::<u64>());
 }
 
+/// The checkpoint that the log will stand on may be one that a killed host named: its name is durable before a slot says
+/// what the log begins with, and where it cannot be the log stays as it is.
+#[test]
+fn names_are_durable_before_the_base() {
+    let (double, bus, report) = indexed();
+    let names = |double: &Double| {
+        log::list(double, Path::new(DIR)).unwrap().iter().map(|name| name.seq).collect::<Vec<_>>()
+    };
+    let before = names(&double);
+    double.fail(|call| {
+        let is_it = call.what == "sync_dir" && call.path.ends_with("checkpoints");
+        is_it.then(|| std::io::Error::from_raw_os_error(5))
+    });
+    assert_eq!(bus.prune(&since(15)).unwrap_err().detail.errno, Some(5));
+    double.heal();
+    assert_eq!(double.changes(), ["sync_dir checkpoints"]);
+    assert_eq!(
+        (log::read_meta(&double, Path::new(DIR)).unwrap().base.epoch, names(&double)),
+        (0, before)
+    );
+    // What a sync that failed has left nobody knows; the next host asks anew.
+    assert_eq!(bus.prune(&since(15)).unwrap_err().detail.errno, Some(5));
+    bus.close().unwrap();
+    let bus = open(&double, crate::Mode::ReadWrite).unwrap();
+    double.calls();
+    assert_eq!(bus.prune(&since(15)).unwrap().files, report.files);
+    assert_eq!(double.changes()[0], "sync_dir checkpoints");
+}
+
 /// One that nobody finds is gone; one that can't be removed is an error, and goes with the next pruning.
 #[test]
 fn files_that_cannot_be_removed() {

@@ -62,7 +62,7 @@ pub(super) fn world(checkpoints: &[u64]) -> (Double, Bus, Vec<u128>) {
     (double, bus, digests)
 }
 
-fn open(double: &Double, mode: Mode) -> Result<Bus> {
+pub(super) fn open(double: &Double, mode: Mode) -> Result<Bus> {
     Bus::open_on(double.vfs(), Path::new(DIR), mode, &options(), &mut |_, _| {})
 }
 

@@ -5,7 +5,7 @@
 //! - A file is durable before it is renamed.
 //! - The log never loses a name or a file with bytes in it but to the quarantine, or after both meta slots say durably
 //!   that it begins behind it.
-//! - The checkpoint that the log begins with is not removed.
+//! - The checkpoint that the log begins with has its name durably before a slot says so durably, and is not removed.
 //! - A sync that failed is not asked for again by the same process.
 //!
 //! The log is read by `format.rs`, from the description in FORMAT.md, not by the engine.
@@ -122,6 +122,22 @@ pub(super) fn syncs(disk: &Disk, inode: Inode) {
     checked();
     let failed = disk.files[&inode].sync_failed;
     assert!(!failed, "order: a failed sync of file {inode} was asked for again");
+    let is_slot = |path: &Path| path.ends_with("meta-0") || path.ends_with("meta-1");
+    let slot = disk.names.iter().find(|(path, of)| **of == inode && is_slot(path));
+    let base = slot_base(&disk.files[&inode].now).filter(|&(_, _, epoch)| epoch > 0);
+    if let Some((path, _)) = slot
+        && let Some((_, _, epoch)) = base
+        && let Some(store) = path.parent()
+    {
+        let begun = ["copying", "log/creating"].map(|mark| store.join(mark));
+        let is_store = begun.iter().all(|mark| !disk.names.contains_key(&**mark));
+        let checkpoint = store.join(format!("checkpoints/{epoch:016x}.ckpt"));
+        let inode = disk.durable_names.get(&*checkpoint);
+        assert!(
+            !is_store || inode.is_some_and(|inode| disk.files[inode].is_durable()),
+            "order: the log begins durably with checkpoint {epoch}, which is not durable"
+        );
+    }
 }
 
 pub(super) fn syncs_dir(disk: &Disk, dir: &Path) {
