@@ -71,6 +71,10 @@ pub(crate) enum Defect {
     GroundThinned,
     /// Segments go before the slots say durably where the log begins.
     PrunedBeforeBase,
+    /// The log is made to begin with a checkpoint whose name no sync has reached.
+    NamesNotSynced,
+    /// The name of the last segment is taken for a promise that all before it was durable.
+    NamePromises,
 }
 
 /// Whether this defect is planted.

@@ -15,6 +15,7 @@ use super::recover::{
 };
 use super::segment::{self, RECORDS, SegmentHeader, SegmentName};
 use crate::error::{Error, Result};
+use crate::museum::{Defect, planted};
 use crate::vfs::{OpenKind, Vfs};
 
 /// The one reading of the log.
@@ -80,7 +81,11 @@ impl<'a> Scan<'a> {
             meta,
             names,
             from_epoch,
-            promised,
+            promised: if planted(Defect::NamePromises) {
+                promised.max(from_epoch)
+            } else {
+                promised
+            },
             sync: matches!(mode, OpenMode::Writer(_)),
             limit,
             proven: meta.durable,
