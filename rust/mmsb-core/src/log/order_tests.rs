@@ -140,6 +140,7 @@ fn opening_an_unclean_end() {
         "mkdir log".into(),
         "mkdir checkpoints".into(),
         "mkdir quarantine".into(),
+        "sync_dir s".into(),
         // What no sync is known to have reached is written again.
         format!("read {FIRST}"),
         format!("write {FIRST} 4144+48"),
@@ -161,6 +162,7 @@ fn opening_an_unclean_end() {
         "mkdir log".into(),
         "mkdir checkpoints".into(),
         "mkdir quarantine".into(),
+        "sync_dir s".into(),
         format!("sync {FIRST}"),
     ];
     assert_eq!(double.changes(), expected);

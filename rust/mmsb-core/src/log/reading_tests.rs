@@ -387,6 +387,7 @@ fn setting_aside() {
         "mkdir log".into(),
         "mkdir checkpoints".into(),
         "mkdir quarantine".into(),
+        "sync_dir s".into(),
         format!("rename to {}", kept[0]),
         "sync_dir quarantine".into(),
         "sync_dir log".into(),

@@ -148,8 +148,9 @@ pub fn open(
     let behind = found.last_epoch.saturating_sub(from_epoch);
     assert_eq!(found.records, behind, "a commit was left out or read twice");
     let OpenMode::Writer(lock) = mode else { return Ok((None, found)) };
-    // Tools that copy stores may leave empty directories out.
+    // Tools that copy stores may leave empty directories out. A killed host may have made them and not synced that.
     segment::make_dirs(&*vfs, dir)?;
+    vfs.sync_dir(dir).map_err(|e| Error::storage(dir, &e, "sync"))?;
     let mut slots = MetaSlots::open(&*vfs, dir, meta.clone())?;
     slots.repair(&*vfs)?;
     let repair = Repair { vfs: &*vfs, dir, names: &names, proven, found: &mut found };
