@@ -204,7 +204,8 @@ pub(crate) fn newest(
             }
         }
     }
-    // Up to the newest sound checkpoint the log is durable.
+    // Up to the newest sound checkpoint the log is durable. The name of the last segment tells from where on it is read,
+    // and promises nothing.
     let checkpoint = newest_checkpoint(past, u64::MAX)?.map_or(0, |reader| reader.head().epoch);
     let (vfs, mode) = (Arc::clone(&store.vfs), OpenMode::Reader { durable_only });
     let from = checkpoint.max(behind);

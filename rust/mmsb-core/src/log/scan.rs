@@ -74,6 +74,7 @@ impl<'a> Scan<'a> {
         assert!(!names.is_empty(), "a log without a segment is read");
         let in_order = |a: &SegmentName, b: &SegmentName| a.seq + 1 == b.seq;
         assert!(names.is_sorted_by(in_order), "a segment is not at the place of its number");
+        let by_name = if planted(Defect::NamePromises) { from_epoch } else { 0 };
         let limit = matches!(mode, OpenMode::Reader { durable_only: true }).then_some(meta.durable);
         Scan {
             vfs,
@@ -81,11 +82,7 @@ impl<'a> Scan<'a> {
             meta,
             names,
             from_epoch,
-            promised: if planted(Defect::NamePromises) {
-                promised.max(from_epoch)
-            } else {
-                promised
-            },
+            promised: promised.max(by_name),
             sync: matches!(mode, OpenMode::Writer(_)),
             limit,
             proven: meta.durable,
@@ -104,7 +101,8 @@ impl<'a> Scan<'a> {
         on: &mut dyn FnMut(Commit<'_>) -> Result<()>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<End> {
-        // The mark of a checkpoint lies behind the commit that it is of.
+        // The mark of a checkpoint lies behind the commit that it is of. A checkpoint in the last segment was made when all
+        // before it was durable.
         let behind = self.names.partition_point(|name| name.first_epoch <= self.from_epoch);
         let start = behind.saturating_sub(1);
         if self.names[start].first_epoch > self.from_epoch.saturating_add(1) {
