@@ -30,8 +30,8 @@ fn bus(compress: bool) -> (Arc<RamVfs>, Bus) {
 }
 
 fn create(bus: &Bus, id: u64, bytes: &[u8]) {
-    let (mut batch, nbytes) = (Batch::new(), bytes.len() as u64);
-    batch.create(id, &NewPage::bytes(&[nbytes]));
+    let mut batch = Batch::new();
+    batch.create(id, &NewPage::bytes(&[bytes.len() as u64]));
     batch.write(id, 0, bytes);
     bus.commit(&mut batch, None, &how(bus.epoch() + 1)).unwrap();
 }

@@ -43,8 +43,7 @@ impl Engine {
 
     fn create(&mut self, len: usize) {
         let mut batch = Batch::new();
-        let nbytes = len as u64;
-        batch.create(self.pages.len() as u64 + 1, &NewPage::bytes(&[nbytes]));
+        batch.create(self.pages.len() as u64 + 1, &NewPage::bytes(&[len as u64]));
         assert!(self.commit(&mut batch).unwrap());
         self.pages.push(vec![0; len]);
     }

@@ -37,9 +37,7 @@ type State = BTreeMap<u64, (Vec<u8>, u64)>;
 
 fn create(batch: &mut Batch, id: u64, size: u64) {
     let name = format!("page {id}");
-    let shape = &[size];
-    let page = NewPage { name: Some(&name), ..NewPage::bytes(shape) };
-    batch.create(id, &page);
+    batch.create(id, &NewPage { name: Some(&name), ..NewPage::bytes(&[size]) });
 }
 
 /// One more epoch of the life that all tests look at.

@@ -11,10 +11,6 @@ use crate::{Batch, Bus, Durability, How, NewPage, Options};
 
 const LAST: u64 = 11;
 
-fn dir() -> &'static Path {
-    Path::new(DIR)
-}
-
 /// Where a segment can be damaged, and the first epoch that cannot be read then.
 #[derive(Debug, Clone)]
 struct Spot {

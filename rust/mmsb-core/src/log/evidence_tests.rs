@@ -1,6 +1,6 @@
 //! What proves that a place in the log had been durable: each proof alone, and at its very edge.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::segment::RECORDS;
 use super::tests::*;
@@ -8,10 +8,6 @@ use super::*;
 use crate::error::Code;
 
 type Files = Vec<(PathBuf, Vec<u8>)>;
-
-fn dir() -> &'static Path {
-    Path::new(DIR)
-}
 
 /// Syncs without writing a meta slot, so that only the log itself knows.
 fn sync_only(log: &mut Log) {

@@ -18,10 +18,6 @@ const EIO: i32 = 5;
 
 type Files = Vec<(PathBuf, Vec<u8>)>;
 
-fn dir() -> &'static Path {
-    Path::new(DIR)
-}
-
 /// Two segments that are torn whole, the later one without its header.
 fn torn_segments() -> Files {
     let (vfs, log, _) = store(8, 60, RECORDS + 400);

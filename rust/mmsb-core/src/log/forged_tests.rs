@@ -1,6 +1,5 @@
 //! Records whose checksums hold and which cannot be where they are; files that are not what their names say.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::record::{self, HEADER};
@@ -9,10 +8,6 @@ use super::*;
 use crate::error::Code;
 use crate::hash::h64;
 use crate::vfs::{OpenKind, RamVfs, write_all_at};
-
-fn dir() -> &'static Path {
-    Path::new(DIR)
-}
 
 /// A record by its fields; what is not named is as it should be behind two commits.
 struct Forged<'a> {

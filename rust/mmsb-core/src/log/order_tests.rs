@@ -1,6 +1,5 @@
 //! What the log asks of the file system, in which order, and what it says when a call fails.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::double::{Call, Double};
@@ -16,10 +15,6 @@ const FIRST: &str = "0000000000000000-0000000000000001.mlog";
 const SECOND: &str = "0000000000000001-0000000000000003.mlog";
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
-
-fn dir() -> &'static Path {
-    Path::new(DIR)
-}
 
 fn double() -> Double {
     Double::new(ram())

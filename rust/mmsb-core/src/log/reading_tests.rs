@@ -17,10 +17,6 @@ use crate::vfs::{OpenKind, OsVfs, RamVfs, VfsFile, write_all_at};
 
 const EIO: i32 = 5;
 
-fn dir() -> &'static Path {
-    Path::new(DIR)
-}
-
 fn file(vfs: &dyn Vfs, bytes: &[(u64, &[u8])], len: u64) -> Arc<dyn VfsFile> {
     let file = vfs.open(Path::new("/f"), OpenKind::CreateNew).unwrap();
     bytes.iter().for_each(|(at, bytes)| write_all_at(&*file, *at, bytes).unwrap());

@@ -13,7 +13,7 @@
 //! that lies anywhere else than where it was written is not valid; padding to 8 bytes is zero.
 
 use crate::error::{Code, Error, Result};
-use crate::hash::h64;
+use crate::hash::{h64, is_zero};
 use crate::museum::{Defect, planted};
 
 pub(crate) const HEADER: usize = 32;
@@ -113,7 +113,7 @@ impl Head {
         let end = HEADER + self.len as usize;
         record.len() as u64 == self.size()
             && (planted(Defect::PayloadNotChecked) || self.body == h64(&record[8..end]) ^ seed)
-            && record[end..].iter().all(|&b| b == 0)
+            && is_zero(&record[end..])
     }
 
     pub(crate) fn chain_after(&self) -> u64 {

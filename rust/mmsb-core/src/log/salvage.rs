@@ -11,6 +11,7 @@ use super::record::{self, COMMIT, HEADER, Head};
 use super::segment::{self, MAX_EPOCH, SegmentName};
 use super::{CheckpointMark, LogBase, Position, StoreMeta};
 use crate::error::{Code, Error, Result};
+use crate::hash::is_zero;
 use crate::vfs::Vfs;
 
 /// Bytes that records may claim without being there: looking for records in bytes that were made to look like many of
@@ -302,7 +303,7 @@ impl Search {
             if bytes.len() < HEADER {
                 return Ok(false);
             }
-            let zeros = bytes[..HEADER].iter().all(|&b| b == 0);
+            let zeros = is_zero(&bytes[..HEADER]);
             let Some(head) = Head::read(bytes, record::seed(&walk.header.salt, at)) else {
                 at = match zeros {
                     false => at + 8,

@@ -13,10 +13,6 @@ use crate::vfs::{OpenKind, RamVfs, write_all_at};
 
 type Problem = (String, Option<u64>, Option<u64>, String);
 
-fn dir() -> &'static Path {
-    Path::new(DIR)
-}
-
 fn name_of(path: Option<&Path>) -> String {
     path.unwrap().file_name().unwrap().to_string_lossy().into_owned()
 }

@@ -15,6 +15,7 @@ use super::recover::{
 };
 use super::segment::{self, RECORDS, SegmentHeader, SegmentName};
 use crate::error::{Error, Result};
+use crate::hash::is_zero;
 use crate::museum::{Defect, planted};
 use crate::vfs::{OpenKind, Vfs};
 
@@ -358,7 +359,7 @@ fn promise(window: &mut Window, header: &SegmentHeader, from: u64) -> Result<u64
         if bytes.len() < HEADER {
             return Ok(farthest);
         }
-        let zeros = bytes[..HEADER].iter().all(|&b| b == 0);
+        let zeros = is_zero(&bytes[..HEADER]);
         let Some(head) = Head::read(bytes, record::seed(&header.salt, at)) else {
             at = match zeros {
                 false => at + 8,

@@ -9,6 +9,10 @@ use crate::vfs::{OpenKind, OsVfs, RamVfs, VfsFile, read_full_at, write_all_at};
 
 pub(super) const DIR: &str = "/s";
 
+pub(super) fn dir() -> &'static Path {
+    Path::new(DIR)
+}
+
 pub(super) fn options(segment_bytes: u64) -> LogOptions {
     LogOptions {
         segment_bytes,

@@ -1,15 +1,11 @@
 //! What `verify` tells of a store, and of one whose log was shortened.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::segment::RECORDS;
 use super::tests::*;
 use super::*;
 use crate::vfs::write_all_at;
-
-fn dir() -> &'static Path {
-    Path::new(DIR)
-}
 
 /// What lies behind the caller's end is no business of `verify`; what is missing before it is.
 #[test]

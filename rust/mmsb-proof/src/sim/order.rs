@@ -31,11 +31,14 @@ fn is_segment(path: &Path) -> bool {
     path.extension().is_some_and(|ext| ext == "mlog")
 }
 
+fn is_slot(path: &Path) -> bool {
+    path.ends_with("meta-0") || path.ends_with("meta-1")
+}
+
 /// What each meta slot says of where the log begins; none of one that is not whole.
 fn bases(disk: &Disk, dir: &Path, durable: bool) -> Vec<Option<(u64, u64, u64)>> {
     let files = disk.files_in(dir, durable);
-    let slots =
-        files.iter().filter(|(path, _)| path.ends_with("meta-0") || path.ends_with("meta-1"));
+    let slots = files.iter().filter(|(path, _)| is_slot(path));
     slots.map(|(_, bytes)| slot_base(bytes)).collect()
 }
 
@@ -122,7 +125,6 @@ pub(super) fn syncs(disk: &Disk, inode: Inode) {
     checked();
     let failed = disk.files[&inode].sync_failed;
     assert!(!failed, "order: a failed sync of file {inode} was asked for again");
-    let is_slot = |path: &Path| path.ends_with("meta-0") || path.ends_with("meta-1");
     let slot = disk.names.iter().find(|(path, of)| **of == inode && is_slot(path));
     let base = slot_base(&disk.files[&inode].now).filter(|&(_, _, epoch)| epoch > 0);
     if let Some((path, _)) = slot
