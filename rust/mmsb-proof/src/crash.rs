@@ -7,18 +7,19 @@
 //! every moment is left in all ways; longer ones are so many that each moment takes its turn of the ways, one of losing
 //! power and one of being killed ([`deep`] takes all of three acts).
 
+mod figures;
 mod image;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::args::Args;
 use crate::model::{Act, Driver, Ledger, State, alphabet, random_act};
-use crate::report::Row;
 use crate::rng::{Rng, mix};
 use crate::sim::{Disk, Point, SimVfs, Variant, kills, losses};
 use crate::work::{attempt, side_by_side};
 
+pub use figures::{Outcome, deep, run, short};
 pub use image::{Law, Lives, SETUPS, Seen, Setup, check, dir, state_numbers};
 
 /// What is done before the crash.
@@ -428,179 +429,4 @@ fn some_image(seed: u64) -> Option<(Workload, Disk, Law, String)> {
     let killed = matches!(variant, Variant::Kill | Variant::Cut(_));
     let what = format!("point {number}, {variant:?}");
     Some((workload.clone(), variant.of(point), Law { killed, ..law }, what))
-}
-
-/// What the parts of a run found.
-#[derive(Debug, Default)]
-pub struct Outcome {
-    /// Workloads, enumerated and random.
-    pub workloads: Tally,
-    /// Crashes in recovery.
-    pub recoveries: Tally,
-}
-
-impl Outcome {
-    /// Everything that went wrong.
-    pub fn failures(&self) -> impl Iterator<Item = &String> {
-        self.workloads.failures.iter().chain(&self.recoveries.failures)
-    }
-
-    fn images(&self) -> u64 {
-        self.workloads.images() + self.recoveries.images()
-    }
-
-    #[allow(clippy::print_stderr)]
-    fn progress(&self, what: &str) {
-        let failures = self.failures().count();
-        eprintln!("crash: {what}: {} images so far, {failures} failures", self.images());
-    }
-
-    /// Shows the first failures, and says how many there are.
-    #[allow(clippy::print_stderr)]
-    pub fn report(&self) -> usize {
-        self.failures().take(8).for_each(|what| eprintln!("FAILED {what}\n"));
-        self.failures().count()
-    }
-}
-
-/// The short form: some seconds.
-pub fn short(seed: u64) -> Outcome {
-    let scale = Scale { seed, exhaustive: 3, cuts: 8, deeper: 1, by_turns: None };
-    let run = Run { threads: 2, scale, seen: Seen::default(), until: None };
-    let mut out = Outcome::default();
-    out.workloads.add(run.enumerate(false, 1, false));
-    out.workloads.add(run.enumerate(true, 1, false));
-    out.workloads.add(run.random(0, 4, false));
-    out.recoveries.add(run.recoveries(0, 2));
-    out.recoveries.add(run.chains(0, 200));
-    out
-}
-
-/// The harness at its full figures.
-pub fn run(args: &Args) -> Vec<Row<'static>> {
-    if let Some(seconds) = args.seconds {
-        return soak(args, seconds);
-    }
-    let run = Run::new(args, 4, 16);
-    let mut out = Outcome::default();
-    let all = args.cases.is_none();
-    for acts in 1..=if all { 2 } else { 1 } {
-        out.workloads.add(run.enumerate(false, acts, false));
-        out.workloads.add(run.enumerate(true, acts, false));
-    }
-    if all {
-        out.progress("workloads of one and two acts");
-        out.workloads.add(run.enumerate(false, 3, true));
-        out.progress("workloads of three acts");
-    }
-    let least = args.cases.unwrap_or(1_000_000);
-    let mut done = 0;
-    while out.recoveries.images() < least / 5 && !run.is_over() {
-        out.recoveries.add(run.recoveries(done, 16));
-        out.recoveries.add(run.chains(done * 128, 2048));
-        done += 16;
-    }
-    out.progress("crashes in recovery");
-    let mut done = 0;
-    while (done < 1000 && all || out.images() < least) && !run.is_over() {
-        out.workloads.add(run.random(done, 40, all));
-        done += 40;
-    }
-    rows(args, &out)
-}
-
-/// All workloads of three acts, every moment left in all ways: hours.
-pub fn deep(args: &Args) -> Vec<Row<'static>> {
-    let run = Run::new(args, 4, 16);
-    let out = Outcome { workloads: run.enumerate(false, 3, false), ..Outcome::default() };
-    assert!(out.report() == 0, "the failures are above");
-    let Tally { cases, points, same, .. } = out.workloads;
-    let images = out.workloads.images();
-    vec![Row::of(
-        args,
-        "01-crash-deep",
-        "crash at every call, three acts",
-        "all workloads of three acts of the alphabet at every durability and with both appends, each moment left in \
-         all ways: all combinations of up to 4 pending choices, else 20, and kills in the middle of stores",
-        format!(
-            "{cases} workloads, {points} moments, {images} images; {same} more were like one of them"
-        ),
-    )]
-}
-
-/// Random workloads with ever new seeds.
-fn soak(args: &Args, seconds: u64) -> Vec<Row<'static>> {
-    let until = Some(Instant::now() + Duration::from_secs(seconds));
-    let mut run = Run { until, ..Run::new(args, 10, 200) };
-    let mut out = Outcome::default();
-    while !run.is_over() {
-        out.workloads.add(run.random(0, 64, false));
-        out.recoveries.add(run.recoveries(0, 4));
-        out.recoveries.add(run.chains(0, 512));
-        run.scale.seed += 1;
-        run.seen = Seen::default();
-    }
-    assert!(out.report() == 0, "the failures are above");
-    let images = out.images();
-    let same = out.workloads.same + out.recoveries.same;
-    vec![Row::of(
-        args,
-        "01-crash-soak",
-        "crashes, going on",
-        "random workloads of 30 to 60 acts, crashes at every call of them and of recovery, all combinations of up to 10 \
-         pending choices",
-        format!("{images} images, {same} more were like one of them"),
-    )]
-}
-
-fn rows(args: &Args, out: &Outcome) -> Vec<Row<'static>> {
-    assert!(out.report() == 0, "the failures are above");
-    let Outcome { workloads, recoveries } = out;
-    let row = |id, row, tried, count| Row::of(args, id, row, tried, count);
-    let images = out.images();
-    let same = workloads.same + recoveries.same;
-    let Lives { closed, killed, lost, finished, read } =
-        [workloads.lives, recoveries.lives].into_iter().fold(Lives::default(), Lives::and);
-    vec![
-        row(
-            "01-crash-points",
-            "crash at every call",
-            "all workloads of up to 3 acts of the alphabet on a new store and up to 2 on one that is not, at every \
-             durability and with both appends, and random ones of 30 to 60 acts; power loss after each call, kills also \
-             in the middle of stores, in all ways of row 02, of three acts and more in two of them by turns; what \
-             opens equals the model",
-            format!(
-                "{} workloads, {} moments, {images} images in all; {same} more were like one of them",
-                workloads.cases, workloads.points
-            ),
-        ),
-        row(
-            "02-unsynced-data",
-            "unsynced data",
-            "names, lengths, sectors of 512 B, blocks of 4 KiB lost on their own, in any order: all combinations of up to \
-             4 pending choices, else 20 ways a moment; bytes stored through a mapping, and sectors that the system wrote \
-             early, among them",
-            format!("{} images of a power loss", workloads.lost + recoveries.lost),
-        ),
-        row(
-            "04-crash-in-recovery",
-            "crash during recovery",
-            "crash at every call of opening an image, and at every call of opening what is left; three in a row at random",
-            format!(
-                "{} images opened, {} moments, {} images",
-                recoveries.cases,
-                recoveries.points,
-                recoveries.images()
-            ),
-        ),
-        row(
-            "05-life-after",
-            "life after recovery",
-            "every image: three more commits, then closed, killed or all lost that was not durable, opened and compared; \
-             of one in 32 every epoch is opened and every byte verified; one in four is opened by a reader first",
-            format!(
-                "{closed} closed, {killed} killed, {lost} lost; {finished} verified; {read} shown to a reader"
-            ),
-        ),
-    ]
 }
