@@ -2,9 +2,10 @@
 //!
 //! Every operation is checked against the state it meets; the first that does not fit fails the whole commit.
 
-use crate::catalog::{self, Desc, PageNames, TagNames};
+use crate::catalog::{self, Desc, PageNames, Role, TagNames};
 use crate::delta::{Malformed, NewPage, Op, Ops};
 use crate::edit::{DeadKind, Edit};
+use crate::graph::Marks;
 use crate::museum::{Defect, planted};
 use crate::table::{self, Slot};
 use crate::{Code, Error, Result, names, page};
@@ -32,6 +33,8 @@ pub(crate) fn apply(edit: &mut Edit<'_>, ops: &[u8]) -> Result<bool> {
             Op::Rename { id, name } => rename(edit, id, name)?,
             Op::SetMeta { id, meta } => set_meta(edit, id, meta)?,
             Op::Resize { id, shape, nbytes } => resize(edit, id, &shape, nbytes)?,
+            Op::Node { id, node } => set_node(edit, id, node)?,
+            Op::Mark { id, marks } => mark(edit, id, marks)?,
             Op::Tag { name, epoch, move_ } => tag(edit, name, epoch, move_)?,
             Op::Untag { name } => untag(edit, name)?,
         };
@@ -85,7 +88,7 @@ fn create(edit: &mut Edit<'_>, id: u64, new: &NewPage<'_>) -> Result<bool> {
     if let Some(name) = new.name {
         free_name(edit, id, name)?;
     }
-    let desc = catalog::put_desc(edit, new)?;
+    let desc = catalog::put_desc(edit, new, Role::default())?;
     if !edit.room_for(new.nbytes) {
         return Err(crate::arena::out_of_space(new.nbytes, edit.limit()));
     }
@@ -130,6 +133,7 @@ fn delete(edit: &mut Edit<'_>, id: u64) -> Result<bool> {
     let slot = slot_of(edit, id)?;
     drop_name(edit, &slot)?;
     page::retire(edit, id, &slot);
+    count_node(edit, &Desc::at(edit.mem(), slot.desc), &[]);
     catalog::retire_desc(edit, slot.desc);
     table::remove(edit, id)?;
     assert!(edit.root.pages > 0, "the root counts the pages of its table");
@@ -148,8 +152,7 @@ fn set_meta(edit: &mut Edit<'_>, id: u64, meta: &str) -> Result<bool> {
     if desc.meta() == meta {
         return Ok(false);
     }
-    let shape: Vec<u64> = desc.shape().collect();
-    redescribe(edit, id, slot, desc.name(), meta, &shape)?;
+    redescribe(edit, id, slot, &Changes { meta: Some(meta), ..Changes::default() })?;
     Ok(true)
 }
 
@@ -163,9 +166,8 @@ fn rename(edit: &mut Edit<'_>, id: u64, name: Option<&str>) -> Result<bool> {
         return Ok(false);
     }
     drop_name(edit, &slot)?;
-    let desc = Desc::at(edit.mem(), slot.desc);
-    let shape: Vec<u64> = desc.shape().collect();
-    redescribe(edit, id, slot, name.unwrap_or(""), desc.meta(), &shape)?;
+    let new = Some(name.unwrap_or(""));
+    redescribe(edit, id, slot, &Changes { name: new, ..Changes::default() })?;
     if name.is_some() {
         let records = PageNames::of(&edit.root);
         edit.root.names = names::insert(edit, edit.root.names, id * 2, &records)?;
@@ -174,28 +176,65 @@ fn rename(edit: &mut Edit<'_>, id: u64, name: Option<&str>) -> Result<bool> {
     Ok(true)
 }
 
+/// Says of a page's record what differs from the one that it has.
+#[derive(Default)]
+struct Changes<'a> {
+    name: Option<&'a str>,
+    meta: Option<&'a str>,
+    shape: Option<&'a [u64]>,
+    node: Option<&'a [u8]>,
+    marks: Option<Marks>,
+}
+
 /// Gives a page another record. `slot` is the page's as it shall be but for the record.
-fn redescribe(
-    edit: &mut Edit<'_>,
-    id: u64,
-    slot: Slot,
-    name: &str,
-    meta: &str,
-    shape: &[u64],
-) -> Result<()> {
+fn redescribe(edit: &mut Edit<'_>, id: u64, slot: Slot, changes: &Changes<'_>) -> Result<()> {
     let desc = Desc::at(edit.mem(), slot.desc);
+    let shape: Vec<u64> = desc.shape().collect();
     let new = NewPage {
-        name: Some(name).filter(|name| !name.is_empty()),
+        name: Some(changes.name.unwrap_or(desc.name())).filter(|name| !name.is_empty()),
         dtype: desc.dtype(),
         itemsize: desc.itemsize(),
-        shape,
+        shape: changes.shape.unwrap_or(&shape),
         nbytes: slot.len,
-        meta,
+        meta: changes.meta.unwrap_or(desc.meta()),
         location: desc.location(),
     };
-    let at = catalog::put_desc(edit, &new)?;
+    let role = Role {
+        node: changes.node.unwrap_or(desc.node()),
+        marks: changes.marks.unwrap_or(desc.marks()),
+    };
+    let at = catalog::put_desc(edit, &new, role)?;
+    count_node(edit, &desc, role.node);
     catalog::retire_desc(edit, slot.desc);
     table::set(edit, id, Slot { desc: at, ..slot })
+}
+
+/// Keeps the number of pages that have a place in the graph.
+fn count_node(edit: &mut Edit<'_>, was: &Desc, node: &[u8]) {
+    let had = u64::from(!was.node().is_empty());
+    assert!(edit.root.nodes >= had, "the root counts the pages of the graph");
+    edit.root.nodes = edit.root.nodes - had + u64::from(!node.is_empty());
+}
+
+fn set_node(edit: &mut Edit<'_>, id: u64, node: &[u8]) -> Result<bool> {
+    let slot = slot_of(edit, id)?;
+    let desc = Desc::at(edit.mem(), slot.desc);
+    if desc.node() == node {
+        return Ok(false);
+    }
+    let marks = if node.is_empty() { Marks::default() } else { desc.marks() };
+    let (node, marks) = (Some(node), Some(marks));
+    redescribe(edit, id, slot, &Changes { node, marks, ..Changes::default() })?;
+    Ok(true)
+}
+
+fn mark(edit: &mut Edit<'_>, id: u64, marks: Marks) -> Result<bool> {
+    let slot = slot_of(edit, id)?;
+    if Desc::at(edit.mem(), slot.desc).marks() == marks {
+        return Ok(false);
+    }
+    redescribe(edit, id, slot, &Changes { marks: Some(marks), ..Changes::default() })?;
+    Ok(true)
 }
 
 fn resize(edit: &mut Edit<'_>, id: u64, shape: &[u64], nbytes: u64) -> Result<bool> {
@@ -220,7 +259,7 @@ fn resize(edit: &mut Edit<'_>, id: u64, shape: &[u64], nbytes: u64) -> Result<bo
     }
     assert!(edit.root.bytes >= slot.len, "the root counts the bytes of its pages");
     edit.root.bytes = edit.root.bytes - slot.len + nbytes;
-    redescribe(edit, id, new, desc.name(), desc.meta(), shape)?;
+    redescribe(edit, id, new, &Changes { shape: Some(shape), ..Changes::default() })?;
     Ok(true)
 }
 

@@ -1,12 +1,15 @@
 //! The catalogue: a record per page (name, element type, shape, metadata) and a record per tag.
 //!
+//! A page's record says its place in the graph too (`graph/node.rs`).
+//!
 //! Records are immutable pieces of the arena that begin with the epoch that made them. A page's epoch is the newer
 //! of its bytes' and its record's.
 
 use crate::Result;
 use crate::arena::Mem;
-use crate::delta::{MAX_NDIM, NewPage};
+use crate::delta::{MAX_NDIM, Malformed, NewPage};
 use crate::edit::{DeadKind, Edit};
+use crate::graph::{MAX_NODE, Marks, Node};
 use crate::names::Records;
 use crate::root::Root;
 use crate::table::{self, Slot};
@@ -22,7 +25,7 @@ pub(crate) const MAX_META: usize = 64 << 10;
 const FIXED: u64 = 32;
 const _: () = {
     assert!(MAX_NAME <= 0xff && MAX_NDIM <= 0xff, "a record has a byte for each");
-    assert!(3 * MAX_META <= u32::MAX as usize, "a record's length has 32 bits");
+    assert!(3 * MAX_META + MAX_NODE <= u32::MAX as usize, "a record's length has 32 bits");
 };
 
 /// What is known of a page at one epoch.
@@ -48,6 +51,35 @@ pub struct PageInfo {
     pub meta: String,
     /// Where it lives: 0 is cpu.
     pub location: u8,
+    /// Its place in the graph, encoded; empty for none.
+    pub(crate) node: Vec<u8>,
+    /// Whether its bytes are what follows from its inputs.
+    pub marks: Marks,
+}
+
+impl PageInfo {
+    /// Its place in the graph; none for a page that follows from nothing.
+    pub fn node(&self) -> Option<Node<'_>> {
+        // What a record has was read when it was made.
+        Node::decode(&self.node).ok()
+    }
+}
+
+/// A page's place in the graph, as its record has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Role<'a> {
+    /// Encoded; empty for none.
+    pub(crate) node: &'a [u8],
+    pub(crate) marks: Marks,
+}
+
+/// What a record says of its own parts.
+struct Lens {
+    name: u64,
+    ndim: u64,
+    dtype: u64,
+    meta: u64,
+    node: u64,
 }
 
 /// A page's record, read in place.
@@ -77,36 +109,56 @@ impl Desc {
         (self.mem.get(self.at + 8) >> 32) as u32
     }
 
-    fn lens(&self) -> (u64, u64, u8, u64, u64) {
-        let word = self.mem.get(self.at + 16);
-        let (name, ndim, location) = (word & 0xff, word >> 8 & 0xff, (word >> 16 & 0xff) as u8);
-        (name, ndim, location, word >> 32, self.mem.get(self.at + 24))
+    fn lens(&self) -> Lens {
+        let (first, second) = (self.mem.get(self.at + 16), self.mem.get(self.at + 24));
+        Lens {
+            name: first & 0xff,
+            ndim: first >> 8 & 0xff,
+            dtype: first >> 32,
+            meta: second & 0xffff_ffff,
+            node: second >> 32,
+        }
     }
 
     pub(crate) fn location(&self) -> u8 {
-        self.lens().2
+        (self.mem.get(self.at + 16) >> 16 & 0xff) as u8
+    }
+
+    #[inline]
+    pub(crate) fn marks(&self) -> Marks {
+        let bits = (self.mem.get(self.at + 16) >> 24 & 0xff) as u8;
+        Marks::from_bits(bits).unwrap_or_default()
     }
 
     pub(crate) fn shape(&self) -> impl Iterator<Item = u64> + '_ {
-        (0..self.lens().1).map(|i| self.mem.get(self.at + FIXED + 8 * i))
+        (0..self.lens().ndim).map(|i| self.mem.get(self.at + FIXED + 8 * i))
     }
 
     fn texts(&self) -> u64 {
-        self.at + FIXED + 8 * self.lens().1
+        self.at + FIXED + 8 * self.lens().ndim
     }
 
     pub(crate) fn name(&self) -> &str {
-        text(self.mem.bytes(self.texts(), self.lens().0))
+        text(self.mem.bytes(self.texts(), self.lens().name))
     }
 
     pub(crate) fn dtype(&self) -> &str {
-        let (name, _, _, dtype, _) = self.lens();
+        let Lens { name, dtype, .. } = self.lens();
         text(self.mem.bytes(self.texts() + name, dtype))
     }
 
-    /// Whether two records describe a page in the same way.
-    pub(crate) fn says_what(&self, other: &Desc) -> bool {
+    fn is(&self, other: &Desc) -> bool {
         self.at == other.at && std::ptr::eq(self.mem.ptr(0, 0), other.mem.ptr(0, 0))
+    }
+
+    /// Whether two records give a page the same place in the graph.
+    pub(crate) fn has_role(&self, other: &Desc) -> bool {
+        self.is(other) || self.role() == other.role()
+    }
+
+    /// Whether two records describe a page in the same way, but for its place in the graph.
+    pub(crate) fn says_what(&self, other: &Desc) -> bool {
+        self.is(other)
             || self.name() == other.name()
                 && self.meta() == other.meta()
                 && self.dtype() == other.dtype()
@@ -116,8 +168,18 @@ impl Desc {
     }
 
     pub(crate) fn meta(&self) -> &str {
-        let (name, _, _, dtype, meta) = self.lens();
+        let Lens { name, dtype, meta, .. } = self.lens();
         text(self.mem.bytes(self.texts() + name + dtype, meta))
+    }
+
+    /// Its place in the graph, encoded; empty for none.
+    pub(crate) fn node(&self) -> &[u8] {
+        let Lens { name, dtype, meta, node, .. } = self.lens();
+        if node == 0 { &[] } else { self.mem.bytes(self.texts() + name + dtype + meta, node) }
+    }
+
+    pub(crate) fn role(&self) -> Role<'_> {
+        Role { node: self.node(), marks: self.marks() }
     }
 }
 
@@ -127,11 +189,13 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 /// Writes a page's record.
-pub(crate) fn put_desc(edit: &mut Edit<'_>, page: &NewPage<'_>) -> Result<u64> {
+pub(crate) fn put_desc(edit: &mut Edit<'_>, page: &NewPage<'_>, role: Role<'_>) -> Result<u64> {
     check_page(page)?;
+    check_role(role)?;
     let name = page.name.unwrap_or("");
     let ndim = page.shape.len() as u64;
-    let total = FIXED + 8 * ndim + (name.len() + page.dtype.len() + page.meta.len()) as u64;
+    let parts = [name.as_bytes(), page.dtype.as_bytes(), page.meta.as_bytes(), role.node];
+    let total = FIXED + 8 * ndim + parts.iter().map(|part| part.len() as u64).sum::<u64>();
     let at = edit.take(total)?;
     let mem = edit.mem();
     mem.set(at, edit.epoch());
@@ -139,16 +203,17 @@ pub(crate) fn put_desc(edit: &mut Edit<'_>, page: &NewPage<'_>) -> Result<u64> {
     let lens = name.len() as u64
         | ndim << 8
         | u64::from(page.location) << 16
+        | u64::from(role.marks.bits()) << 24
         | (page.dtype.len() as u64) << 32;
     mem.set(at + 16, lens);
-    mem.set(at + 24, page.meta.len() as u64);
+    mem.set(at + 24, page.meta.len() as u64 | (role.node.len() as u64) << 32);
     for (i, &dim) in page.shape.iter().enumerate() {
         mem.set(at + FIXED + 8 * i as u64, dim);
     }
     let mut to = at + FIXED + 8 * ndim;
-    for text in [name, page.dtype, page.meta] {
-        mem.write(to, text.as_bytes());
-        to += text.len() as u64;
+    for part in parts {
+        mem.write(to, part);
+        to += part.len() as u64;
     }
     assert_eq!(to, at + total, "a record is as long as it says");
     Ok(at)
@@ -184,6 +249,19 @@ fn check_page(page: &NewPage<'_>) -> Result<()> {
         return wrong(format!("{} dimensions; at most {MAX_NDIM}", page.shape.len()));
     }
     check_size(page.shape, page.itemsize, page.nbytes)
+}
+
+fn check_role(role: Role<'_>) -> Result<()> {
+    if role.node.is_empty() {
+        return match role.marks == Marks::default() {
+            true => Ok(()),
+            false => {
+                Err(Error::new(Code::Argument, "a page that follows from nothing has no mark"))
+            }
+        };
+    }
+    let wrong = |what: Malformed| Error::new(Code::Argument, what.0);
+    Node::decode(role.node).map(drop).map_err(wrong)
 }
 
 /// A page's size must be what shape and item size say.
@@ -231,6 +309,8 @@ pub(crate) fn info(mem: Mem, id: u64, slot: Slot) -> PageInfo {
         desc_epoch: desc.epoch(),
         meta: desc.meta().to_owned(),
         location: desc.location(),
+        node: desc.node().to_owned(),
+        marks: desc.marks(),
     }
 }
 
@@ -252,7 +332,7 @@ impl Records for PageNames {
         match table::get(*mem, self.table, self.height, value / 2) {
             Some(slot) => {
                 let desc = Desc::at(*mem, slot.desc);
-                mem.bytes(desc.texts(), desc.lens().0)
+                mem.bytes(desc.texts(), desc.lens().name)
             }
             None => &[],
         }

@@ -3,8 +3,13 @@
 //! Integers are LEB128 varints, texts are length-prefixed UTF-8. FORMAT.md gives every byte. The decoder
 //! trusts nothing: it is fed with bytes of files.
 
+mod ops;
+
 use crate::error::{Code, Error};
-use crate::log::{HEADROOM, META, SOURCE, put_text, put_varint, take_varint};
+use crate::graph::{Marks, Node};
+use crate::log::{HEADROOM, META, SOURCE, put_text, put_varint};
+
+pub(crate) use ops::{Malformed, Ops};
 
 /// What a new page is.
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +97,20 @@ pub enum Op<'a> {
         /// The bytes.
         data: &'a [u8],
     },
+    /// The page's place in the graph: what it follows from, and how.
+    Node {
+        /// Its id.
+        id: u64,
+        /// An encoded [`Node`](crate::Node); empty for none.
+        node: &'a [u8],
+    },
+    /// Whether the page's bytes are what follows from its inputs.
+    Mark {
+        /// Its id.
+        id: u64,
+        /// The new marks.
+        marks: Marks,
+    },
     /// A name for an epoch.
     Tag {
         /// The tag's name.
@@ -117,6 +136,8 @@ impl Op<'_> {
             | Op::Rename { id, .. }
             | Op::SetMeta { id, .. }
             | Op::Resize { id, .. }
+            | Op::Node { id, .. }
+            | Op::Mark { id, .. }
             | Op::Write { id, .. } => Some(id),
             Op::Tag { .. } | Op::Untag { .. } => None,
         }
@@ -127,6 +148,7 @@ impl Op<'_> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Check {
     Read(u64),
+    Node(u64),
     Name(Box<str>),
     Ids,
 }
@@ -159,6 +181,8 @@ const RESIZE: u8 = 5;
 const WRITE: u8 = 6;
 const TAG: u8 = 7;
 const UNTAG: u8 = 8;
+const NODE: u8 = 9;
+const MARK: u8 = 10;
 /// Bytes of a number at most.
 const VARINT: usize = 10;
 
@@ -333,6 +357,24 @@ impl Batch {
         }
     }
 
+    /// Replaces the page's place in the graph; `None` takes it out of it.
+    pub fn node(&mut self, id: u64, node: Option<&Node<'_>>) {
+        self.encoded_node(id, &node.map_or(Vec::new(), Node::encode));
+    }
+
+    pub(crate) fn encoded_node(&mut self, id: u64, node: &[u8]) {
+        if self.op(NODE, id, node.len()) {
+            put_varint(&mut self.buf, node.len() as u64);
+            self.buf.extend_from_slice(node);
+        }
+    }
+
+    pub(crate) fn mark(&mut self, id: u64, marks: Marks) {
+        if self.op(MARK, id, 0) {
+            self.buf.push(marks.bits());
+        }
+    }
+
     /// Names an epoch; `None` is the one that this commit makes.
     pub fn tag(&mut self, name: &str, epoch: Option<u64>, move_: bool) {
         if !self.room(name.len() + 2 * VARINT) {
@@ -366,6 +408,11 @@ impl Batch {
         self.checks.push(Check::Read(id));
     }
 
+    /// The commit conflicts if this page has another place in the graph than in the base.
+    pub fn check_node(&mut self, id: u64) {
+        self.checks.push(Check::Node(id));
+    }
+
     /// The commit conflicts if this name means another page than in the base.
     pub fn check_name(&mut self, name: &str) {
         self.checks.push(Check::Name(name.into()));
@@ -374,134 +421,6 @@ impl Batch {
     /// The commit conflicts if others created pages since the base.
     pub fn check_ids(&mut self) {
         self.checks.push(Check::Ids);
-    }
-}
-
-/// Bytes that are not a sequence of operations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Malformed(pub(crate) &'static str);
-
-/// New bytes at an offset of a page.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Write<'a> {
-    pub(crate) id: u64,
-    pub(crate) offset: u64,
-    pub(crate) data: &'a [u8],
-}
-
-/// Walks encoded operations.
-#[derive(Debug, Clone)]
-pub(crate) struct Ops<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Ops<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Ops<'a> {
-        Ops { rest: bytes }
-    }
-
-    /// The next operation, if it is a write. The way of most commits.
-    #[inline]
-    pub(crate) fn next_write(&mut self) -> Result<Option<Write<'a>>, Malformed> {
-        match self.rest.split_first() {
-            Some((&WRITE, rest)) => {
-                self.rest = rest;
-                let (id, offset) = (self.varint()?, self.varint()?);
-                Ok(Some(Write { id, offset, data: self.bytes()? }))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    fn byte(&mut self) -> Result<u8, Malformed> {
-        let (&first, rest) = self.rest.split_first().ok_or(Malformed("operation cut short"))?;
-        self.rest = rest;
-        Ok(first)
-    }
-
-    #[inline]
-    fn varint(&mut self) -> Result<u64, Malformed> {
-        take_varint(&mut self.rest).ok_or(Malformed("bad integer"))
-    }
-
-    #[inline]
-    fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
-        let len = self.varint()?;
-        if len > self.rest.len() as u64 {
-            return Err(Malformed("length past the end"));
-        }
-        let (head, rest) = self.rest.split_at(len as usize);
-        self.rest = rest;
-        Ok(head)
-    }
-
-    fn text(&mut self) -> Result<&'a str, Malformed> {
-        std::str::from_utf8(self.bytes()?).map_err(|_| Malformed("text is not UTF-8"))
-    }
-
-    fn name(&mut self) -> Result<Option<&'a str>, Malformed> {
-        Ok(Some(self.text()?).filter(|name| !name.is_empty()))
-    }
-
-    fn shape(&mut self) -> Result<Vec<u64>, Malformed> {
-        let ndim = self.varint()?;
-        if ndim > MAX_NDIM as u64 {
-            return Err(Malformed("too many dimensions"));
-        }
-        (0..ndim).map(|_| self.varint()).collect()
-    }
-
-    fn op(&mut self) -> Result<Op<'a>, Malformed> {
-        Ok(match self.byte()? {
-            CREATE => Op::Create {
-                id: self.varint()?,
-                name: self.name()?,
-                dtype: self.text()?,
-                itemsize: u32::try_from(self.varint()?).map_err(|_| Malformed("item size"))?,
-                shape: self.shape()?,
-                nbytes: self.varint()?,
-                meta: self.text()?,
-                location: self.byte()?,
-            },
-            DELETE => Op::Delete { id: self.varint()? },
-            RENAME => Op::Rename { id: self.varint()?, name: self.name()? },
-            SET_META => Op::SetMeta { id: self.varint()?, meta: self.text()? },
-            RESIZE => {
-                Op::Resize { id: self.varint()?, shape: self.shape()?, nbytes: self.varint()? }
-            }
-            WRITE => Op::Write { id: self.varint()?, offset: self.varint()?, data: self.bytes()? },
-            TAG => Op::Tag {
-                name: self.text()?,
-                epoch: match self.byte()? {
-                    0 => None,
-                    1 => Some(self.varint()?),
-                    _ => return Err(Malformed("tag epoch")),
-                },
-                move_: match self.byte()? {
-                    0 => false,
-                    1 => true,
-                    _ => return Err(Malformed("tag move flag")),
-                },
-            },
-            UNTAG => Op::Untag { name: self.text()? },
-            _ => return Err(Malformed("unknown operation")),
-        })
-    }
-}
-
-impl<'a> Iterator for Ops<'a> {
-    type Item = Result<Op<'a>, Malformed>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let op = self.op();
-        if op.is_err() {
-            self.rest = &[];
-        }
-        Some(op)
     }
 }
 
@@ -516,67 +435,4 @@ pub(crate) fn put_shape(buf: &mut Vec<u8>, shape: &[u64]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn operations_round_trip() {
-        let mut batch = Batch::new();
-        let page = NewPage {
-            name: Some("päge"),
-            dtype: "\"<f4\"",
-            itemsize: 4,
-            shape: &[1000, 3],
-            nbytes: 12_000,
-            meta: "{\"unit\":\"m\"}",
-            location: 0,
-        };
-        batch.create(1, &page);
-        batch.write(1, 300, b"hello");
-        batch.resize(1, &[1], 12);
-        batch.rename(1, None);
-        batch.set_meta(1, "");
-        batch.tag("now", None, false);
-        batch.tag("then", Some(u64::MAX), true);
-        batch.untag("now");
-        batch.delete(u64::MAX);
-        batch.set_prefix(Some("physics"), Some("{}"));
-        batch.set_prefix(Some("p"), None);
-        let ops: Vec<_> = Ops::new(batch.ops()).map(|op| op.expect("well formed")).collect();
-        assert_eq!(ops.len(), batch.len());
-        assert_eq!(
-            ops[0],
-            Op::Create {
-                id: 1,
-                name: Some("päge"),
-                dtype: "\"<f4\"",
-                itemsize: 4,
-                shape: vec![1000, 3],
-                nbytes: 12_000,
-                meta: "{\"unit\":\"m\"}",
-                location: 0
-            }
-        );
-        assert_eq!(ops[1], Op::Write { id: 1, offset: 300, data: b"hello" });
-        assert_eq!(ops[6], Op::Tag { name: "then", epoch: Some(u64::MAX), move_: true });
-        assert_eq!(ops[8], Op::Delete { id: u64::MAX });
-    }
-
-    proptest! {
-        #[test]
-        fn varints_round_trip(value: u64) {
-            let mut buf = Vec::new();
-            put_varint(&mut buf, value);
-            let mut rest = buf.as_slice();
-            prop_assert_eq!((take_varint(&mut rest), rest.len()), (Some(value), 0));
-            buf.pop();
-            prop_assert_eq!(take_varint(&mut buf.as_slice()), None);
-        }
-
-        #[test]
-        fn any_bytes_decode_without_panic(bytes: Vec<u8>) {
-            let _ = Ops::new(&bytes).count();
-        }
-    }
-}
+mod tests;

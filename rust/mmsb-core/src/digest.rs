@@ -32,10 +32,9 @@ pub(crate) fn state(core: &Core, root: &Root) -> u128 {
     let mut cache = lock(&core.digests);
     let mut hasher = Hasher { mem: core.mem(), cache: &mut cache };
     let pages = if root.table == 0 { 0 } else { hasher.pages(root.table, root.height, 0) };
-    let graph = 0u128;
     let mut text = b"mmsb state 1".to_vec();
     text.extend_from_slice(&pages.to_le_bytes());
-    text.extend_from_slice(&graph.to_le_bytes());
+    text.extend_from_slice(&[0; 16]);
     h128(&text)
 }
 
@@ -107,6 +106,11 @@ impl Hasher<'_> {
         desc.shape().for_each(|dim| text.extend_from_slice(&dim.to_le_bytes()));
         text.extend_from_slice(&slot.len.to_le_bytes());
         text.extend_from_slice(&self.bytes(slot).to_le_bytes());
+        let role = desc.role();
+        if !role.node.is_empty() {
+            text.extend_from_slice(&u64::from(role.marks.bits()).to_le_bytes());
+            text.extend_from_slice(role.node);
+        }
         h128(&text)
     }
 

@@ -299,7 +299,8 @@ impl Lazy {
                     meta: desc.meta(),
                     location: desc.location(),
                 };
-                checkpoint::put_page(edit, id, &new, data, (slot.epoch, desc.epoch()))?;
+                let epochs = (slot.epoch, desc.epoch());
+                checkpoint::put_page(edit, id, &new, desc.role(), data, epochs)?;
             }
             at.tags().iter().try_for_each(|(name, of)| checkpoint::put_tag(edit, name, *of))
         })?;

@@ -2,6 +2,7 @@
 
 use crate::catalog::PageInfo;
 use crate::delta::{Batch, NewPage};
+use crate::graph::Marks;
 use crate::hash::is_zero;
 use crate::snapshot::Snapshot;
 use crate::{Result, page};
@@ -77,6 +78,18 @@ pub(crate) fn plan(head: &Snapshot, to: &Snapshot, batch: &mut Batch) -> Result<
             page::parts(to.core().mem(), &slot, have.nbytes, want.nbytes, &mut |offset, bytes| {
                 batch.write(id, offset, bytes);
             });
+        }
+    }
+    for &id in &changed {
+        let Some(want) = to.described(id) else { continue };
+        let had = kept(id).map(|have| (have.node, have.marks)).unwrap_or_default();
+        if had.0 != want.node {
+            batch.encoded_node(id, &want.node);
+        }
+        // A page that leaves the graph has no marks.
+        let has = if want.node.is_empty() { Marks::default() } else { had.1 };
+        if has != want.marks {
+            batch.mark(id, want.marks);
         }
     }
     let is_whole = batch.complete().is_err() || batch.len() >= changed.len();

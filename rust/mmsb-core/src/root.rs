@@ -25,13 +25,15 @@ pub(crate) struct Root {
     pub(crate) pages: u64,
     /// Bytes of all pages.
     pub(crate) bytes: u64,
+    /// Pages that have a place in the graph.
+    pub(crate) nodes: u64,
 }
 
 const MAGIC: u64 = u64::from_le_bytes(*b"MMSBhead");
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const RECORDS: u64 = if cfg!(loom) { 4 } else { 256 };
 const RECORD: u64 = 128;
-const WORDS: usize = 9;
+const WORDS: usize = 10;
 const HEAD: u64 = 64;
 const RING: u64 = 128;
 
@@ -55,6 +57,7 @@ impl Root {
             self.next_id,
             self.pages,
             self.bytes,
+            self.nodes,
         ]
     }
 
@@ -69,6 +72,7 @@ impl Root {
             next_id: w[6],
             pages: w[7],
             bytes: w[8],
+            nodes: w[9],
         }
     }
 }

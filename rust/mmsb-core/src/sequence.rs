@@ -196,6 +196,7 @@ fn check_follows(root: &Root, before: &Root) {
     assert!(!is_id_given_again, "an id is given once");
     assert_eq!(root.table == 0, root.pages == 0, "the root counts the pages of its table");
     assert!(root.pages > 0 || root.bytes == 0 && root.names == 0, "what has no page has no more");
+    assert!(root.nodes <= root.pages, "a place in the graph is a page's");
 }
 
 fn now() -> u64 {
@@ -488,6 +489,7 @@ impl Core {
                 | Op::Rename { id, .. }
                 | Op::SetMeta { id, .. }
                 | Op::Resize { id, .. }
+                | Op::Node { id, .. }
                     if !made.contains(&id) =>
                 {
                     let (Some(old), Some(new)) = (base.slot(id), slot_at(head, id)) else {
@@ -512,6 +514,15 @@ impl Core {
                 }
                 Check::Name(name) if base.find(name) != find_page(mem, head, name) => {
                     return conflict(0, &format!("the name {name:?} got another meaning"));
+                }
+                Check::Node(id) => {
+                    let (Some(old), Some(new)) = (base.slot(*id), slot_at(head, *id)) else {
+                        return conflict(*id, &format!("page {id} was deleted"));
+                    };
+                    if Desc::at(mem, old.desc).node() != Desc::at(mem, new.desc).node() {
+                        let what = format!("page {id} got another place in the graph");
+                        return conflict(*id, &what);
+                    }
                 }
                 Check::Read(id) => {
                     let (Some(old), Some(new)) = (base.slot(*id), slot_at(head, *id)) else {

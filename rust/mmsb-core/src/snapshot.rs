@@ -312,7 +312,10 @@ impl Snapshot {
     fn differs(&self, other: &Snapshot, id: u64) -> bool {
         let (Some(a), Some(b)) = (self.slot(id), other.slot(id)) else { return true };
         let (da, db) = (Desc::at(self.0.core.mem(), a.desc), Desc::at(other.0.core.mem(), b.desc));
-        let same = a.len == b.len && da.says_what(&db) && self.same_bytes(other, &a, &b);
+        let same = a.len == b.len
+            && da.says_what(&db)
+            && da.has_role(&db)
+            && self.same_bytes(other, &a, &b);
         !same
     }
 

@@ -83,7 +83,7 @@ fn headers_that_lie() {
     for major in [0, 2, 255] {
         assert_eq!(lie(&|head| head[16] = major).0, Code::FormatVersion);
     }
-    assert_eq!(lie(&|head| head[24] = 3).0, Code::FormatVersion);
+    assert_eq!(lie(&|head| head[24] = 7).0, Code::FormatVersion);
     assert_eq!(lie(&|head| head[31] = 0x80).0, Code::FormatVersion);
     let corrupt = |offset| (Code::Corruption, Some(offset));
     assert_eq!(lie(&|head| head[0] ^= 1), corrupt(0));

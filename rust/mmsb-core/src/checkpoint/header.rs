@@ -12,6 +12,8 @@ pub(super) const HEADER: usize = 4096;
 const MAGIC: [u8; 16] = *b"\x89MMSB ckpt\r\n\x1a\n\0\xff";
 /// The required feature of a checkpoint that tells of pages run by run.
 const RUNS: u64 = 1;
+/// The required feature of one that tells of each page what it follows from.
+const GRAPH: u64 = 2;
 /// No log gets so far; so that epochs can be counted on without an overflow.
 const MAX_EPOCH: u64 = 1 << 63;
 
@@ -64,6 +66,8 @@ pub(crate) struct Header {
     pub(crate) digest: u128,
     /// Pages may be told of run by run.
     pub(super) has_runs: bool,
+    /// Pages may have a place in the graph.
+    pub(super) has_graph: bool,
     /// Epoch and checksum of the header of the checkpoint that has what this one does not have itself.
     pub(super) base: Option<(u64, u64)>,
 }
@@ -130,7 +134,7 @@ impl Header {
         }
         head[INDEX_HASH..DIGEST].copy_from_slice(&self.index_hash.to_le_bytes());
         head[DIGEST..BASE].copy_from_slice(&self.digest.to_le_bytes());
-        head[REQUIRED] = u8::from(self.has_runs);
+        head[REQUIRED] = u8::from(self.has_runs) | u8::from(self.has_graph) << 1;
         if let Some((epoch, sum)) = self.base {
             assert!(self.has_runs && 0 < epoch && epoch < self.epoch, "it stands on an older one");
             head[BASE..BASE + 8].copy_from_slice(&epoch.to_le_bytes());
@@ -154,8 +158,9 @@ impl Header {
         if !is_whole(head) {
             return bad(0, "the checkpoint's header is damaged");
         }
-        check_version(head, RUNS, path)?;
-        let has_runs = u64_at(head, REQUIRED) == RUNS;
+        check_version(head, RUNS | GRAPH, path)?;
+        let required = u64_at(head, REQUIRED);
+        let (has_runs, has_graph) = (required & RUNS != 0, required & GRAPH != 0);
         if head[UUID..EPOCH] != uuid || u64_at(head, EPOCH) != epoch {
             return bad(UUID, "the checkpoint is of another store or epoch");
         }
@@ -185,6 +190,7 @@ impl Header {
             index_hash: wide(head, INDEX_HASH),
             digest: wide(head, DIGEST),
             has_runs,
+            has_graph,
             base,
         })
     }

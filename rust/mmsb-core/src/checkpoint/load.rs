@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::damage;
 use super::read::{Buf, Entry, Item, Reader};
 use crate::arena::BLOCK;
-use crate::catalog::{self, PageNames, TagNames};
+use crate::catalog::{self, Desc, PageNames, Role, TagNames};
 use crate::core::Core;
 use crate::delta::NewPage;
 use crate::edit::Edit;
@@ -75,13 +75,15 @@ pub(crate) fn fill(
 /// What a root counts is what its tables hold.
 fn check_counts(core: &Core, root: &Root) {
     let mem = core.mem();
-    let (mut pages, mut bytes) = (0, 0);
+    let (mut pages, mut bytes, mut nodes) = (0, 0, 0);
     table::walk(mem, root.table, root.height, &mut |id, slot| {
         assert!(id < root.next_id, "the next id is past those that were given");
         (pages, bytes) = (pages + 1, bytes + slot.len);
+        nodes += u64::from(!Desc::at(mem, slot.desc).node().is_empty());
     });
     assert_eq!(pages, root.pages, "the root counts the pages of its table");
     assert_eq!(bytes, root.bytes, "the root counts the bytes of its pages");
+    assert_eq!(nodes, root.nodes, "the root counts the pages of the graph");
     let mut names = 0;
     names::walk(mem, root.names, &mut |_| names += 1);
     assert!(names <= pages, "there are more names than pages");
@@ -98,7 +100,8 @@ fn load_page(reader: &Reader, edit: &mut Edit<'_>, entry: &Entry<'_>, buf: &mut 
         len => place(edit, len, entry.epoch)?,
     };
     reader.blocks(&entry.place, buf, &mut |from, bytes| mem.write(bytes_at + from, bytes))?;
-    put_page(edit, entry.id, &entry.new_page(), data, (entry.epoch, entry.desc_epoch))
+    let epochs = (entry.epoch, entry.desc_epoch);
+    put_page(edit, entry.id, &entry.new_page(), entry.role, data, epochs)
 }
 
 /// Room for a page of `len` bytes, which the caller fills: what its slot says, and where its first byte is.
@@ -116,6 +119,7 @@ pub(crate) fn put_page(
     edit: &mut Edit<'_>,
     id: u64,
     new: &NewPage<'_>,
+    role: Role<'_>,
     data: u64,
     epochs: (u64, u64),
 ) -> Result<()> {
@@ -124,7 +128,7 @@ pub(crate) fn put_page(
     if let Some(name) = new.name.filter(|name| find(&edit.root, name).is_some()) {
         return Err(Error::new(Code::Argument, format!("two pages have the name {name:?}")));
     }
-    let desc = catalog::put_desc(edit, new)?;
+    let desc = catalog::put_desc(edit, new, role)?;
     mem.set(desc, epochs.1);
     let slot = Slot { data, len: new.nbytes, epoch: epochs.0, desc };
     assert_eq!(find_slot(edit, id), None, "a page is loaded once");
@@ -137,6 +141,7 @@ pub(crate) fn put_page(
     }
     edit.root.pages += 1;
     edit.root.bytes += new.nbytes;
+    edit.root.nodes += u64::from(!role.node.is_empty());
     Ok(())
 }
 

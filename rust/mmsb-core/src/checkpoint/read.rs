@@ -9,8 +9,9 @@ use super::runs::{Blocks, Form, Stored};
 use super::{damage, no_memory, path};
 use crate::apply::MAX_ID;
 use crate::arena::{BLOCK, is_denied};
-use crate::catalog;
+use crate::catalog::{self, Role};
 use crate::delta::{MAX_NDIM, NewPage};
+use crate::graph::Marks;
 use crate::hash::{h64, h128, is_zero};
 use crate::log::take_varint;
 use crate::vfs::{OpenKind, Vfs, VfsFile, read_exact_at, read_vec};
@@ -251,6 +252,24 @@ fn base_of(
     Ok(base)
 }
 
+/// What the entries of a checkpoint tell beside what all of them do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Told {
+    /// Pages may be told of run by run.
+    pub(super) runs: bool,
+    /// There is a base that may have what is told of.
+    pub(super) base: bool,
+    /// What pages follow from.
+    pub(super) graph: bool,
+}
+
+/// A page's place in the graph. What it says is read when it is put into a record.
+fn role<'a>(fields: &mut Fields<'a>) -> Option<Role<'a>> {
+    let marks = Marks::from_bits(fields.byte()?)?;
+    let len = fields.varint()?;
+    Some(Role { node: fields.bytes(len)?, marks })
+}
+
 /// Goes through the pages of an index.
 pub(super) struct Pages<'a> {
     reader: &'a Reader,
@@ -265,8 +284,9 @@ impl<'a> Pages<'a> {
         if self.left == 0 {
             return Ok(None);
         }
-        let Header { epoch, next_id, index_at, has_runs, base, .. } = *self.reader.head();
-        let told = (has_runs, base.is_some());
+        let Header { epoch, next_id, index_at, has_runs, has_graph, base, .. } =
+            *self.reader.head();
+        let told = Told { runs: has_runs, base: base.is_some(), graph: has_graph };
         let entry = Entry::read(&mut self.fields, self.end..=index_at, told);
         let entry = entry.filter(|entry| {
             let is_next = entry.id > self.id && entry.id < next_id;
@@ -399,6 +419,7 @@ pub(crate) struct Entry<'a> {
     pub(crate) nbytes: u64,
     meta: &'a str,
     location: u8,
+    pub(crate) role: Role<'a>,
     pub(crate) epoch: u64,
     pub(crate) desc_epoch: u64,
     pub(crate) place: Place,
@@ -411,7 +432,7 @@ impl<'a> Entry<'a> {
     pub(super) fn read(
         fields: &mut Fields<'a>,
         place: RangeInclusive<u64>,
-        (has_runs, has_base): (bool, bool),
+        told: Told,
     ) -> Option<Entry<'a>> {
         assert!(*place.start() >= HEADER as u64, "a page may lie in the header");
         assert!(place.start() <= place.end(), "a page has no place to lie in");
@@ -420,8 +441,9 @@ impl<'a> Entry<'a> {
         let (dtype, itemsize) = (fields.text()?, u32::try_from(fields.varint()?).ok()?);
         let (shape, nbytes, meta) = (fields.shape()?, fields.varint()?, fields.text()?);
         let location = fields.byte()?;
+        let role = if told.graph { role(fields)? } else { Role::default() };
         let (epoch, desc_epoch, at) = (fields.varint()?, fields.varint()?, fields.varint()?);
-        let at = Some(at).filter(|&at| at != IN_RUNS || !has_runs);
+        let at = Some(at).filter(|&at| at != IN_RUNS || !told.runs);
         let hashes = fields.at();
         fields.bytes(nbytes.div_ceil(BLOCK).checked_mul(16)?)?;
         let runs = fields.at();
@@ -438,7 +460,7 @@ impl<'a> Entry<'a> {
                 let stored = blocks.next()?;
                 match (stored.form, stored.in_base) {
                     (Form::Zero, _) => {}
-                    (_, true) if has_base => {}
+                    (_, true) if told.base => {}
                     (_, false) if stored.at >= end => end = stored.at.checked_add(stored.len)?,
                     _ => return None,
                 }
@@ -455,6 +477,7 @@ impl<'a> Entry<'a> {
             nbytes,
             meta,
             location,
+            role,
             epoch,
             desc_epoch,
             place: bytes,

@@ -7,6 +7,7 @@ use crate::arena::faults;
 use crate::catalog::PageInfo;
 use crate::core::Core;
 use crate::delta::{Batch, NewPage};
+use crate::graph::Marks;
 use crate::hash::{h64, h128};
 use crate::history::{BACKING, Store};
 use crate::keeper;
@@ -65,6 +66,7 @@ impl File {
         in_head: &mut dyn FnMut(&mut Vec<u8>),
     ) -> Vec<u8> {
         let (mut out, mut index, mut has_runs) = (vec![0; 4096], Vec::new(), 0);
+        let has_graph = self.pages.iter().any(|page| !page.info.node.is_empty());
         for page in &self.pages {
             let info = &page.info;
             put_varint(&mut index, info.id);
@@ -76,6 +78,11 @@ impl File {
             put_varint(&mut index, info.nbytes);
             put_text(&mut index, &info.meta);
             index.push(info.location);
+            if has_graph {
+                index.push(u8::from(info.marks.stale) + 2 * u8::from(info.marks.poisoned));
+                put_varint(&mut index, info.node.len() as u64);
+                index.extend_from_slice(&info.node);
+            }
             put_varint(&mut index, page.bytes_epoch);
             put_varint(&mut index, info.desc_epoch);
             let to = if page.bytes.len() > 16384 { 4096 } else { 8 };
@@ -112,7 +119,7 @@ impl File {
         out.extend_from_slice(&index);
         let mut head = b"\x89MMSB ckpt\r\n\x1a\n\0\xff".to_vec();
         head.extend_from_slice(&[1, 0, 0, 0, self.automatic.into(), 0, 0, 0]);
-        head.push(has_runs);
+        head.push(has_runs + 2 * u8::from(has_graph));
         head.resize(40, 0);
         head.extend_from_slice(&self.uuid);
         let counts = [self.pages.len() as u64, self.tags.len() as u64];
@@ -143,6 +150,8 @@ pub(super) fn page(id: u64, name: Option<&str>, bytes: Vec<u8>, epoch: u64) -> P
         desc_epoch: 1,
         meta: String::new(),
         location: 0,
+        node: Vec::new(),
+        marks: Marks::default(),
     };
     Page { info, bytes, bytes_epoch: epoch, at: None }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::header::{HEADER, Header};
-use super::read::{Entry, Fields, IN_RUNS, Pages, Place, Reader};
+use super::read::{Entry, Fields, IN_RUNS, Pages, Place, Reader, Told};
 use super::runs::{Blocks, Form, Gather, Stored};
 use super::{TEMP, dir, no_memory, temp};
 use crate::arena::{BLOCK, is_denied};
@@ -172,10 +172,10 @@ fn fill(
         hashes: Vec::new(),
         blocks: Gather::default(),
         packed: Vec::new(),
-        has_runs: false,
+        told: Told { runs: false, base: making.base.is_some(), graph: at.root().nodes > 0 },
     };
     writer.pages(at.root())?;
-    let Writer { mut out, mut index, has_runs, .. } = writer;
+    let Writer { mut out, mut index, told, .. } = writer;
     let tags = put_tags(&mut index, at)?;
     out.align(8)?;
     let head = Header {
@@ -190,8 +190,9 @@ fn fill(
         index_len: index.buf.len() as u64,
         index_hash: h128(&index.buf),
         digest,
-        has_runs,
-        base: making.base.filter(|_| has_runs).map(|base| (base.head().epoch, base.sum())),
+        has_runs: told.runs,
+        has_graph: told.graph,
+        base: making.base.filter(|_| told.runs).map(|base| (base.head().epoch, base.sum())),
     };
     for piece in index.buf.chunks(PIECE) {
         out.put(piece)?;
@@ -217,8 +218,8 @@ struct Writer<'a> {
     hashes: Vec<u8>,
     blocks: Gather,
     packed: Vec<u8>,
-    /// A page was not in one piece.
-    has_runs: bool,
+    /// What the entries tell; of runs once a page was not in one piece.
+    told: Told,
 }
 
 impl Writer<'_> {
@@ -254,6 +255,11 @@ impl Writer<'_> {
         put_varint(&mut entry, slot.len);
         put_text(&mut entry, desc.meta());
         entry.push(desc.location());
+        if self.told.graph {
+            entry.push(desc.marks().bits());
+            put_varint(&mut entry, desc.node().len() as u64);
+            entry.extend_from_slice(desc.node());
+        }
         put_varint(&mut entry, slot.epoch);
         put_varint(&mut entry, desc.epoch());
         self.blocks.clear();
@@ -270,7 +276,7 @@ impl Writer<'_> {
             0 => Some(self.out.end()),
             _ => self.blocks.in_one_piece(),
         };
-        self.has_runs |= at.is_none();
+        self.told.runs |= at.is_none();
         put_varint(&mut entry, at.unwrap_or(IN_RUNS));
         let begin = self.index.buf.len();
         self.index.put(&entry)?;
@@ -278,9 +284,8 @@ impl Writer<'_> {
         if at.is_none() {
             self.index.put(self.blocks.finish())?;
         }
-        let has = (self.has_runs, self.base.is_some());
         let fields = &mut Fields::new(&self.index.buf[begin..]);
-        let read = Entry::read(fields, from..=self.out.end(), has);
+        let read = Entry::read(fields, from..=self.out.end(), self.told);
         assert!(fields.is_empty(), "an entry is longer than it reads");
         let read = read.map(|read| (read.id, read.nbytes, read.epoch, read.desc_epoch));
         let meant = (id, slot.len, slot.epoch, desc.epoch());

@@ -5,10 +5,11 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use crate::apply::{MAX_ID, no_page};
-use crate::catalog;
+use crate::catalog::{self, Role};
 use crate::checkpoint::{self, Item, Place, Reader};
 use crate::core::Core;
 use crate::delta::{NewPage, Op, Ops};
+use crate::graph::Marks;
 use crate::history::at_record;
 use crate::log::Commit;
 use crate::{Code, Error, Result};
@@ -22,12 +23,14 @@ struct Described {
     nbytes: u64,
     meta: String,
     location: u8,
+    node: Vec<u8>,
+    marks: Marks,
     /// The epoch that described it so.
     epoch: u64,
 }
 
 impl Described {
-    fn of(new: &NewPage<'_>, epoch: u64) -> Described {
+    fn of(new: &NewPage<'_>, role: Role<'_>, epoch: u64) -> Described {
         Described {
             name: new.name.map(str::to_owned),
             dtype: new.dtype.to_owned(),
@@ -36,6 +39,8 @@ impl Described {
             nbytes: new.nbytes,
             meta: new.meta.to_owned(),
             location: new.location,
+            node: role.node.to_vec(),
+            marks: role.marks,
             epoch,
         }
     }
@@ -75,7 +80,7 @@ impl Catalogue {
                 match item {
                     Item::Page(entry) => {
                         let new = entry.new_page();
-                        let page = Described::of(&new, entry.desc_epoch);
+                        let page = Described::of(&new, entry.role, entry.desc_epoch);
                         places.push(entry.place);
                         pages.insert(entry.id, page);
                     }
@@ -113,7 +118,7 @@ impl Catalogue {
                 let new = NewPage { name, dtype, itemsize, shape: &shape, nbytes, meta, location };
                 match self.pages.entry(id) {
                     Entry::Vacant(page) if id > 0 && id < MAX_ID => {
-                        page.insert(Described::of(&new, epoch));
+                        page.insert(Described::of(&new, Role::default(), epoch));
                     }
                     _ => return Err(wrong(format!("there can be no new page with id {id}"))),
                 }
@@ -141,6 +146,21 @@ impl Catalogue {
                     (page.shape, page.nbytes, page.epoch) = (shape, nbytes, epoch);
                 }
             }
+            Op::Node { id, node } => {
+                let page = self.page(id)?;
+                if page.node != node {
+                    (page.node, page.epoch) = (node.to_vec(), epoch);
+                }
+                if node.is_empty() {
+                    page.marks = Marks::default();
+                }
+            }
+            Op::Mark { id, marks } => {
+                let page = self.page(id)?;
+                if page.marks != marks {
+                    (page.marks, page.epoch) = (marks, epoch);
+                }
+            }
             Op::Tag { name, epoch: of, .. } => {
                 catalog::check_name(name)?;
                 let of = of.unwrap_or(epoch);
@@ -166,7 +186,8 @@ impl Catalogue {
     pub(super) fn put(&self, core: &Arc<Core>, epoch: u64) -> Result<()> {
         let filled = checkpoint::fill(core, epoch, 0, self.next_id, &mut |edit| {
             for (&id, page) in &self.pages {
-                checkpoint::put_page(edit, id, &page.new_page(), 0, (0, page.epoch))?;
+                let role = Role { node: &page.node, marks: page.marks };
+                checkpoint::put_page(edit, id, &page.new_page(), role, 0, (0, page.epoch))?;
             }
             self.tags.iter().try_for_each(|(name, &of)| checkpoint::put_tag(edit, name, of))
         });
