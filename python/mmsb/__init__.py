@@ -41,6 +41,7 @@ from ._bus import Bus
 from ._compare import Divergence, compare
 from ._core import __version__
 from ._delta import Delta
+from ._graph import Edge, Graph, Planned, Why
 from ._history import Change, Commit, Difference
 from ._open import create, open
 from ._page import Page
@@ -61,6 +62,7 @@ from .errors import (
     EpochNotFoundError,
     ForkedHandleError,
     FormatVersionError,
+    GraphCycleError,
     InternalError,
     InvalidDeltaError,
     MMSBError,
@@ -68,7 +70,9 @@ from .errors import (
     PageExistsError,
     PageIndexError,
     PageNotFoundError,
+    PropagationError,
     ReadOnlyError,
+    ReentrancyError,
     StorageError,
     TagExistsError,
     TagNotFoundError,
@@ -90,6 +94,10 @@ __all__ = [
     "Commit",
     "Change",
     "Difference",
+    "Graph",
+    "Edge",
+    "Planned",
+    "Why",
     "PageDescription",
     "Cost",
     "Recovery",
@@ -121,6 +129,9 @@ __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "PageIndexError",
+    "GraphCycleError",
+    "PropagationError",
+    "ReentrancyError",
     "InternalError",
     "__version__",
 ]

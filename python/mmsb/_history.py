@@ -25,7 +25,8 @@ class Change:
     Attributes
     ----------
     kind : str
-        "create", "delete", "rename", "set_meta", "resize", "tag" or "untag".
+        "create", "delete", "rename", "set_meta", "resize", "tag" or "untag"; "node" for another
+        place in the graph, "mark" for a page that became stale or poisoned, or is so no more.
     page : int or None
         Id of the page; None for tags.
     name : str or None

@@ -76,7 +76,9 @@ class Page(_core.PageBase):
     meta : dict
         A copy of its metadata.
     stale : bool
-        Whether its bytes are older than those that they are computed from.
+        Whether what its bytes follow from has changed since; :meth:`Bus.settle` computes it.
+    poisoned : bool
+        Whether it, or what it follows from, could not be computed; its bytes are older.
 
     Examples
     --------
@@ -106,8 +108,12 @@ class Page(_core.PageBase):
     @property
     def stale(self) -> bool:
         """Whether its bytes are older than their inputs, as those of a derived page can be."""
-        self.info()
-        return False
+        return self.info().stale
+
+    @property
+    def poisoned(self) -> bool:
+        """Whether it could not be computed from its inputs; its bytes are older than they are."""
+        return self.info().poisoned
 
     def write(
         self,

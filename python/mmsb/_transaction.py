@@ -17,6 +17,7 @@ import numpy.typing as npt
 from . import _core, _index, _logging
 from ._create import NewPage, new_page, new_shape
 from ._delta import Delta
+from ._derive import Deriving, Node
 from ._draft import Draft
 from ._metadata import How, check_name, meta_text
 from ._page import LostPage, Page
@@ -36,7 +37,7 @@ T = TypeVar("T")
 _ABSENT = object()
 
 
-class Transaction:
+class Transaction(Deriving):
     """A set of changes that become one commit, or none.
 
     Made by :meth:`Bus.transaction` and used as a context manager. It sees the epoch at which it
@@ -91,6 +92,7 @@ class Transaction:
         "_looked_up",
         "_names",
         "_next_id",
+        "_nodes",
         "_read",
         "_state",
         "changed",
@@ -109,6 +111,7 @@ class Transaction:
         self._batch = _core.Batch()
         self._drafts: dict[int, Draft] = {}
         self._names: dict[str, int | None] = {}
+        self._nodes: dict[int, Node | None] = {}
         self._looked_up: set[str] = set()
         self._read: set[int] = set()
         self._handles: list[Page] = []

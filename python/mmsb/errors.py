@@ -27,6 +27,7 @@ __all__ = [
     "EpochNotFoundError",
     "ForkedHandleError",
     "FormatVersionError",
+    "GraphCycleError",
     "InternalError",
     "InvalidDeltaError",
     "MMSBError",
@@ -34,7 +35,9 @@ __all__ = [
     "PageExistsError",
     "PageIndexError",
     "PageNotFoundError",
+    "PropagationError",
     "ReadOnlyError",
+    "ReentrancyError",
     "StorageError",
     "TagExistsError",
     "TagNotFoundError",
@@ -249,6 +252,46 @@ class PageIndexError(MMSBError, IndexError):
     """The index does not fit the page."""
 
     code = "page-index"
+
+
+class GraphCycleError(MMSBError, ValueError):
+    """Pages would follow from each other in a circle; nothing changed.
+
+    Attributes
+    ----------
+    path : list of tuple
+        The shortest circle: ids of two pages, and how the second follows from the first.
+    """
+
+    code = "graph-cycle"
+    _detail_names = ("path",)
+    path: list[tuple[int, int, str]] = []
+
+
+class PropagationError(MMSBError):
+    """A derived page could not be computed; nothing was committed.
+
+    ``__cause__`` is what its function raised.
+
+    Attributes
+    ----------
+    page : int or None
+        Id of the page.
+    path : list of tuple
+        The way from what the commit changed to the page: ids of two pages, and how the second
+        follows from the first.
+    """
+
+    code = "propagation"
+    _detail_names = ("page", "path")
+    page: int | None = None
+    path: list[tuple[int, int, str]] = []
+
+
+class ReentrancyError(MMSBError):
+    """A function that computes a page was about to wait for its own commit."""
+
+    code = "reentrancy"
 
 
 class InternalError(MMSBError):

@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::backup::{self, Upto};
 use crate::core::Core;
 use crate::delta::Batch;
+use crate::graph::Form;
 use crate::history::{Cost, LogIter, Past, Store};
 use crate::index::Wanted;
 use crate::keeper::Keeper;
 use crate::log::{self, Log, Position};
 use crate::maker::{self, Maker};
 use crate::open::{Mode, Options, Recovery, Report, absolute, durability_code};
+use crate::propagate::{Function, Manner, check_reentrancy, check_reentrancy_of};
 use crate::retain::Kept;
 use crate::sequence::{Build, Committed, Durability, How};
 use crate::snapshot::{Pin, Snapshot};
@@ -141,6 +143,14 @@ impl Bus {
                 "the bus was opened with mode='r'; open it with mode='r+' to write",
             ));
         }
+        check_reentrancy()?;
+        Ok(core)
+    }
+
+    /// The engine of a bus that is alive, for what waits for its commits.
+    fn waits(&self) -> Result<&Arc<Core>> {
+        let core = self.alive()?;
+        check_reentrancy_of(core.address())?;
         Ok(core)
     }
 
@@ -175,7 +185,7 @@ impl Bus {
 
     /// What it takes to read all of an epoch; nothing for one that is in memory.
     pub fn cost(&self, epoch: u64) -> Result<Cost> {
-        let core = self.alive()?;
+        let core = self.waits()?;
         check_reach(core, epoch, core.epoch())?;
         if epoch == core.epoch() && core.lazy().is_none() || epoch >= core.floor() {
             return Ok(Cost::default());
@@ -281,6 +291,48 @@ impl Bus {
         Ok(done)
     }
 
+    /// Computes what is stale, in one wave.
+    pub fn settle(&self, how: &How<'_>) -> Result<Committed> {
+        self.commit_with(how, &mut |_, batch| {
+            batch.manner = Manner::Settle;
+            Ok(())
+        })
+    }
+
+    /// From now on the function computes the page, whose place in the graph says that one does; nothing is computed.
+    pub fn bind(&self, page: u64, function: Arc<dyn Function>) -> Result<()> {
+        let core = self.writable()?;
+        let info = Snapshot::brief(core).info(page)?.ok_or_else(|| apply::no_page(page))?;
+        if info.node().is_none_or(|node| node.form != Form::Function) {
+            let what = format!("page {page} is not derived by a function");
+            return Err(Error::new(Code::Argument, what));
+        }
+        core.bind(&mut vec![(page, function)]);
+        Ok(())
+    }
+
+    /// Puts a function in the place of one that is bound.
+    pub fn rebind(&self, page: u64, function: Arc<dyn Function>) -> Result<()> {
+        self.alive()?.bind(&mut vec![(page, function)]);
+        Ok(())
+    }
+
+    /// Whether a function is bound to the page.
+    pub fn is_bound(&self, page: u64) -> bool {
+        self.0.core.functions().contains_key(&page)
+    }
+
+    /// The functions that are bound, by page.
+    pub fn functions(&self) -> Vec<(u64, Arc<dyn Function>)> {
+        let functions = self.0.core.functions();
+        functions.iter().map(|(&page, function)| (page, Arc::clone(function))).collect()
+    }
+
+    /// Lets go of all functions.
+    pub fn unbind(&self) {
+        self.0.core.unbind();
+    }
+
     /// An independent bus in memory that begins with what a snapshot shows and shares its frames.
     pub fn fork(&self, at: &Snapshot) -> Result<Bus> {
         self.alive()?;
@@ -384,7 +436,7 @@ impl Bus {
         to: &Path,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<u64> {
-        let (core, store) = (self.alive()?, &self.0.store);
+        let (core, store) = (self.waits()?, &self.0.store);
         let to = absolute(to)?;
         let refuse = |what: String| Err(Error::new(Code::Argument, what));
         if core.parent().is_some() {
@@ -409,7 +461,7 @@ impl Bus {
 
     /// Checks every byte of log, indexes and checkpoints.
     pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
-        self.alive()?;
+        self.waits()?;
         let end = lock(&self.0.core.sequencer).log.as_ref().map(Log::end).or(self.0.read_end);
         let store = &self.0.store;
         let mut report = Report::default();
@@ -452,7 +504,7 @@ impl Bus {
 
     /// Figures of the bus, in a fixed order.
     pub fn stats(&self) -> Result<Vec<(&'static str, u64)>> {
-        let core = self.alive()?;
+        let core = self.waits()?;
         let seq = lock(&core.sequencer);
         let log = seq.log.as_ref().map_or(0, Log::bytes);
         let alloc = core.arena.alloc();
@@ -472,6 +524,7 @@ impl Bus {
 
     /// Syncs and seals the log and gives the lock back. Views and snapshots stay. Again: nothing.
     pub fn close(&self) -> Result<()> {
+        check_reentrancy_of(self.0.core.address())?;
         self.0.close()
     }
 }
@@ -511,6 +564,7 @@ impl Inner {
             return Ok(());
         }
         self.past.close();
+        self.core.unbind();
         let _ = self.core.retain(None);
         *lock(&self.kept) = Kept::default();
         let _checkpoint_ends_first = lock(&self.checkpointing);

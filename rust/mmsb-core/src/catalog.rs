@@ -45,7 +45,9 @@ pub struct PageInfo {
     pub nbytes: u64,
     /// The last epoch that changed bytes, shape, name or metadata.
     pub epoch: u64,
-    /// The last epoch that changed shape, name or metadata.
+    /// The last epoch that changed its bytes.
+    pub bytes_epoch: u64,
+    /// The last epoch that changed shape, name, metadata or place in the graph.
     pub desc_epoch: u64,
     /// Metadata as canonical JSON; empty for none.
     pub meta: String,
@@ -174,8 +176,13 @@ impl Desc {
 
     /// Its place in the graph, encoded; empty for none.
     pub(crate) fn node(&self) -> &[u8] {
+        self.node_in(&self.mem)
+    }
+
+    /// The same for as long as the memory, in which the record is.
+    pub(crate) fn node_in<'m>(&self, mem: &'m Mem) -> &'m [u8] {
         let Lens { name, dtype, meta, node, .. } = self.lens();
-        if node == 0 { &[] } else { self.mem.bytes(self.texts() + name + dtype + meta, node) }
+        if node == 0 { &[] } else { mem.bytes(self.texts() + name + dtype + meta, node) }
     }
 
     pub(crate) fn role(&self) -> Role<'_> {
@@ -251,7 +258,8 @@ fn check_page(page: &NewPage<'_>) -> Result<()> {
     check_size(page.shape, page.itemsize, page.nbytes)
 }
 
-fn check_role(role: Role<'_>) -> Result<()> {
+/// A place in the graph must be one, and only pages with one have marks.
+pub(crate) fn check_role(role: Role<'_>) -> Result<()> {
     if role.node.is_empty() {
         return match role.marks == Marks::default() {
             true => Ok(()),
@@ -306,6 +314,7 @@ pub(crate) fn info(mem: Mem, id: u64, slot: Slot) -> PageInfo {
         shape: desc.shape().collect(),
         nbytes: slot.len,
         epoch: slot.epoch.max(desc.epoch()),
+        bytes_epoch: slot.epoch,
         desc_epoch: desc.epoch(),
         meta: desc.meta().to_owned(),
         location: desc.location(),

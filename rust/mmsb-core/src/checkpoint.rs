@@ -17,6 +17,8 @@ mod damage_tests;
 #[cfg(test)]
 mod forged_tests;
 #[cfg(test)]
+mod graph_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod write_tests;

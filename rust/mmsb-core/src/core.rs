@@ -18,6 +18,7 @@ use crate::edit::Dead;
 use crate::group::Group;
 use crate::lazy::Lazy;
 use crate::log::Log;
+use crate::propagate::{Function, Functions, check_reentrancy_of};
 use crate::reclaim::Reclaim;
 use crate::root::{HEAD_BYTES, Head, Root};
 use crate::sequence::Sequencer;
@@ -48,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) window: Mutex<Option<Window>>,
     /// Hashes by node, with the epoch that made it; private to the host.
     pub(crate) digests: Mutex<HashMap<u64, (u64, u128)>>,
+    /// What computes derived pages. Its lock is never held while a function runs.
+    functions: Mutex<Functions>,
     ground: Ground,
     /// Where the bytes of pages come from that nobody has looked at yet, if this is one epoch of a store.
     lazy: OnceLock<Box<Lazy>>,
@@ -99,6 +102,11 @@ impl Core {
         shared_pins: Option<Slots>,
         ground: Ground,
     ) -> Result<Arc<Core>> {
+        // A fork in memory goes on with its parent's.
+        let functions = match &ground {
+            Ground::Parent(at) => at.core().functions(),
+            Ground::Own | Ground::Described(_) => Functions::default(),
+        };
         // First, so that a failure leaves no piece of the parent's arena taken.
         let pins = Slots::new(Backing::Heap)?;
         let head_at = arena.alloc().take(HEAD_BYTES)?.offset;
@@ -115,6 +123,7 @@ impl Core {
             views: LargeViews::default(),
             window: Mutex::new(None),
             digests: Mutex::new(HashMap::new()),
+            functions: Mutex::new(functions),
             ground,
             lazy: OnceLock::new(),
             generation: fork::generation(),
@@ -151,6 +160,29 @@ impl Core {
     pub(crate) fn set_lazy(&self, lazy: Lazy) {
         let is_first = self.lazy.set(Box::new(lazy)).is_ok();
         assert!(is_first, "an engine shows one epoch of one store");
+    }
+
+    /// What computes derived pages.
+    pub(crate) fn functions(&self) -> Functions {
+        Arc::clone(&lock(&self.functions))
+    }
+
+    /// From now on these functions compute these pages.
+    pub(crate) fn bind(&self, functions: &mut Vec<(u64, Arc<dyn Function>)>) {
+        for (page, function) in functions.drain(..) {
+            // What it takes the place of may run anything when it goes, so it goes without the lock.
+            let _old = Arc::make_mut(&mut lock(&self.functions)).insert(page, function);
+        }
+    }
+
+    /// Lets go of all functions.
+    pub(crate) fn unbind(&self) {
+        let _old = std::mem::take(&mut *lock(&self.functions));
+    }
+
+    /// What tells this engine from the others of the process.
+    pub(crate) fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     /// Where the bytes of pages come from that nobody has looked at yet.
@@ -220,6 +252,10 @@ impl Core {
     }
 
     pub(crate) fn guard(&self, pipe: &Arc<OwnedFd>) {
+        if check_reentrancy_of(self.address()).is_err() {
+            // This very thread has the lock.
+            return self.guard_for_ever();
+        }
         lock(&self.sequencer).reclaim.guard(self, Arc::clone(pipe), self.epoch());
     }
 

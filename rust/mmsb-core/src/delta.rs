@@ -5,9 +5,12 @@
 
 mod ops;
 
+use std::sync::Arc;
+
 use crate::error::{Code, Error};
 use crate::graph::{Marks, Node};
 use crate::log::{HEADROOM, META, SOURCE, put_text, put_varint};
+use crate::propagate::{Function, Manner};
 
 pub(crate) use ops::{Malformed, Ops};
 
@@ -165,6 +168,9 @@ pub struct Batch {
     /// A shape has so many dimensions that no page can have it.
     dimensions: Option<usize>,
     pub(crate) checks: Vec<Check>,
+    /// Functions that compute pages from this commit on.
+    pub(crate) functions: Vec<(u64, Arc<dyn Function>)>,
+    pub(crate) manner: Manner,
 }
 
 impl Default for Batch {
@@ -190,8 +196,17 @@ impl Batch {
     /// An empty batch.
     pub fn new() -> Batch {
         let buf = vec![0; HEADROOM];
-        let checks = Vec::new();
-        Batch { buf, prefix: 0, flags: 0, count: 0, lacking: None, dimensions: None, checks }
+        Batch {
+            buf,
+            prefix: 0,
+            flags: 0,
+            count: 0,
+            lacking: None,
+            dimensions: None,
+            checks: Vec::new(),
+            functions: Vec::new(),
+            manner: Manner::Change,
+        }
     }
 
     /// Makes it empty again and keeps its memory.
@@ -203,6 +218,19 @@ impl Batch {
         self.lacking = None;
         self.dimensions = None;
         self.checks.clear();
+        self.functions.clear();
+        self.manner = Manner::Change;
+    }
+
+    /// How much it has.
+    pub(crate) fn end(&self) -> (usize, usize) {
+        (self.bytes(), self.count)
+    }
+
+    /// Takes back what was added since it had so much.
+    pub(crate) fn cut(&mut self, (bytes, count): (usize, usize)) {
+        self.buf.truncate(HEADROOM + self.prefix + bytes);
+        (self.count, self.lacking) = (count, None);
     }
 
     /// Gives memory of a large batch back, for batches that are kept.
@@ -401,6 +429,11 @@ impl Batch {
         self.count += 1;
         self.buf.push(UNTAG);
         put_text(&mut self.buf, name);
+    }
+
+    /// From this commit on the function computes the page, whose place in the graph says so.
+    pub fn function(&mut self, id: u64, function: Arc<dyn Function>) {
+        self.functions.push((id, function));
     }
 
     /// The commit conflicts if this page's bytes or shape differ from the base.

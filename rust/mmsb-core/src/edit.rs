@@ -36,7 +36,8 @@ pub(crate) enum DeadKind {
 #[derive(Debug)]
 pub(crate) struct Edit<'a> {
     pub(crate) arena: &'a Arena,
-    alloc: MutexGuard<'a, Alloc>,
+    /// None while others may take pieces.
+    alloc: Option<MutexGuard<'a, Alloc>>,
     pub(crate) root: Root,
     taken: &'a mut Vec<(u64, u64)>,
     pub(crate) dead: &'a mut Vec<Dead>,
@@ -53,7 +54,7 @@ impl<'a> Edit<'a> {
         taken.clear();
         dead.clear();
         let root = Root { epoch: base.epoch + 1, ..*base };
-        Edit { arena, alloc: arena.alloc(), root, taken, dead }
+        Edit { arena, alloc: Some(arena.alloc()), root, taken, dead }
     }
 
     /// Takes up a finished commit again, to give it back.
@@ -64,14 +65,24 @@ impl<'a> Edit<'a> {
         dead: &'a mut Vec<Dead>,
     ) -> Edit<'a> {
         assert!(dead.iter().all(|dead| dead.died == base.epoch + 1), "it is the one that follows");
-        Edit { arena, alloc: arena.alloc(), root: *base, taken, dead }
+        Edit { arena, alloc: Some(arena.alloc()), root: *base, taken, dead }
+    }
+
+    #[inline]
+    fn alloc(&mut self) -> &mut Alloc {
+        self.alloc.get_or_insert_with(|| self.arena.alloc())
+    }
+
+    /// Lets others take pieces until this commit takes the next one.
+    pub(crate) fn let_go(&mut self) {
+        self.alloc = None;
     }
 
     /// Counts the in-memory log against the limit, with what this commit will add to it.
     pub(crate) fn charge(&mut self, charged: &mut u64, log: u64, more: u64) -> Result<()> {
-        self.alloc.recharge(charged, log);
-        if more > 0 && !self.alloc.room_for(more) {
-            let mut error = out_of_space(more, self.alloc.limit());
+        self.alloc().recharge(charged, log);
+        if more > 0 && !self.alloc().room_for(more) {
+            let mut error = out_of_space(more, self.alloc().limit());
             error
                 .message
                 .push_str("; the log of a bus in memory counts too (bus.retain bounds it)");
@@ -92,7 +103,7 @@ impl<'a> Edit<'a> {
 
     #[inline]
     fn piece(&mut self, len: u64) -> Result<Piece> {
-        let piece = self.alloc.take(len)?;
+        let piece = self.alloc().take(len)?;
         assert!(piece.offset != 0, "offset 0 is nothing");
         self.taken.push((piece.offset, len));
         Ok(piece)
@@ -115,12 +126,12 @@ impl<'a> Edit<'a> {
 
     /// Whether so much more would be within the limit.
     pub(crate) fn room_for(&mut self, bytes: u64) -> bool {
-        self.alloc.room_for(bytes)
+        self.alloc().room_for(bytes)
     }
 
     /// The limit of the arena.
-    pub(crate) fn limit(&self) -> u64 {
-        self.alloc.limit()
+    pub(crate) fn limit(&mut self) -> u64 {
+        self.alloc().limit()
     }
 
     /// A new node: zeros, stamped with this epoch.
@@ -165,8 +176,9 @@ impl<'a> Edit<'a> {
     /// Gives everything back; the commit did not happen.
     pub(crate) fn abort(mut self) {
         self.dead.clear();
+        let alloc = self.alloc.get_or_insert_with(|| self.arena.alloc());
         for (offset, len) in self.taken.drain(..) {
-            self.alloc.give(offset, len);
+            alloc.give(offset, len);
         }
     }
 }

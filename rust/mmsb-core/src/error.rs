@@ -6,6 +6,9 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::graph::Edge;
+use crate::propagate::Cause;
+
 /// Result of every fallible call of the core.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -33,6 +36,19 @@ pub struct Detail {
     pub errno: Option<i32>,
     /// The process that holds a lock.
     pub pid: Option<u32>,
+    /// The place in the graph.
+    pub graph: Option<Box<InGraph>>,
+}
+
+/// Where in the graph a failure happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InGraph {
+    /// The page that could not be computed.
+    pub page: Option<u64>,
+    /// The edges of a cycle, or those from what was changed to the page.
+    pub path: Vec<Edge>,
+    /// What its function raised.
+    pub cause: Option<Cause>,
 }
 
 macro_rules! codes {
@@ -98,6 +114,12 @@ codes! {
     ArgumentType = "argument-type", "ArgumentTypeError";
     /// An index does not fit the page.
     PageIndex = "page-index", "PageIndexError";
+    /// Pages would follow from each other in a circle.
+    GraphCycle = "graph-cycle", "GraphCycleError";
+    /// A derived page could not be computed.
+    Propagation = "propagation", "PropagationError";
+    /// A function that computes a page waited for its own commit.
+    Reentrancy = "reentrancy", "ReentrancyError";
     /// A bug in MMSB.
     Internal = "internal", "InternalError";
     /// The call would have to wait; nothing happened. Never reaches users.

@@ -18,7 +18,7 @@ use crate::keeper::Keeper;
 use crate::log::{self, Log, LogOptions, LogRecovery, OpenMode, Parent, Position};
 use crate::maker::Maker;
 use crate::retain::Kept;
-use crate::sequence::Durability;
+use crate::sequence::{Durability, Sequencer};
 use crate::snapshot::Snapshot;
 use crate::sync::{Mutex, lock};
 use crate::vfs::{OsVfs, RamVfs, Vfs};
@@ -358,7 +358,12 @@ impl Bus {
             digest.map_or(Ok(()), |digest| checkpoint::check(dir, digest, mark))?;
         }
         let (segment, least) = log.as_ref().map_or((0, 0), Log::segments);
-        lock(&core.sequencer).log = log;
+        let mut seq = lock(&core.sequencer);
+        seq.log = log;
+        let Sequencer { newest, propagation, .. } = &mut *seq;
+        let loaded = propagation.load(core.mem(), newest);
+        loaded.map_err(|e| Error::corruption(dir, None, Some(newest.epoch), e.message))?;
+        drop(seq);
         let indexes = Indexes::new(store, true, least);
         let opened = Opened { found, checkpoint_epoch, began, durability, mode: Mode::ReadWrite };
         let stands_on = checkpoint_epoch.map(|at| checkpoint::base(&*indexes.store.vfs, dir, at));

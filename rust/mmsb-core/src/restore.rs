@@ -4,6 +4,7 @@ use crate::catalog::PageInfo;
 use crate::delta::{Batch, NewPage};
 use crate::graph::Marks;
 use crate::hash::is_zero;
+use crate::propagate::Manner;
 use crate::snapshot::Snapshot;
 use crate::{Result, page};
 
@@ -17,6 +18,7 @@ fn is_one(a: &PageInfo, b: &PageInfo) -> bool {
 /// swapped theirs.
 pub(crate) fn plan(head: &Snapshot, to: &Snapshot, batch: &mut Batch) -> Result<()> {
     assert!(batch.is_empty(), "a restore is all that its batch does");
+    batch.manner = Manner::AsIs;
     let changed = head.changed_pages(to)?;
     assert!(changed.is_sorted_by(|a, b| a < b), "each page is restored once, in id order");
     let kept = |id: u64| {

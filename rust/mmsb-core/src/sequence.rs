@@ -23,6 +23,7 @@ use crate::delta::{Batch, Check, Op, Ops};
 use crate::edit::{Dead, Edit};
 use crate::log::Log;
 use crate::museum::{Defect, planted};
+use crate::propagate::Propagation;
 use crate::reclaim::Reclaim;
 use crate::root::Root;
 use crate::snapshot::{Pin, Snapshot};
@@ -110,6 +111,7 @@ pub(crate) struct Sequencer {
     /// What of it the arena was told.
     pub(crate) charged: u64,
     pub(crate) reclaim: Reclaim,
+    pub(crate) propagation: Propagation,
     pending: VecDeque<Pending>,
     failed: Option<Error>,
     taken: Vec<(u64, u64)>,
@@ -142,6 +144,7 @@ impl Sequencer {
             log_in_memory: false,
             charged: 0,
             reclaim: Reclaim::default(),
+            propagation: Propagation::default(),
             pending: VecDeque::new(),
             failed: None,
             taken: Vec::new(),
@@ -250,6 +253,7 @@ impl Core {
         }
         let (root, changed) = self.build_state(&mut seq, batch, time)?;
         if !changed && how.meta.is_none() {
+            self.bind(&mut batch.functions);
             let epoch = seq.newest.epoch;
             drop(seq);
             self.wait_published(epoch)?;
@@ -262,6 +266,8 @@ impl Core {
             }
         }
         let seq_ref = &mut *seq;
+        seq_ref.propagation.keep();
+        self.bind(&mut batch.functions);
         if let Some(log) = &seq_ref.log {
             self.log_bytes.store(log.bytes(), Ordering::Relaxed);
             self.segment.store(log.end().seq, Ordering::Relaxed);
@@ -286,20 +292,39 @@ impl Core {
 
     /// Builds the next state in the arena; on failure or without a change everything is given back.
     #[inline]
-    fn build_state(&self, seq: &mut Sequencer, batch: &Batch, time: u64) -> Result<(Root, bool)> {
+    fn build_state(
+        &self,
+        seq: &mut Sequencer,
+        batch: &mut Batch,
+        time: u64,
+    ) -> Result<(Root, bool)> {
         if seq.reclaim.is_due() {
             seq.reclaim.pass(self, false);
         }
         let log = seq.log.as_ref().filter(|_| seq.log_in_memory).map_or(0, Log::bytes);
         let charge = log + if seq.reclaim.retains { self.make_room(seq)? } else { 0 };
-        let mut retried = false;
+        let (mut retried, own) = (false, batch.end());
         loop {
             let seq = &mut *seq;
             let mut edit = Edit::begin(&self.arena, &seq.newest, &mut seq.taken, &mut seq.dead);
             let more = if seq.log_in_memory { batch.bytes() as u64 } else { 0 };
-            let done = edit
+            let mut done = edit
                 .charge(&mut seq.charged, charge, more)
                 .and_then(|()| apply(&mut edit, batch.ops()));
+            let has_graph = edit.root.nodes > 0 || seq.newest.nodes > 0;
+            if let Ok(changed) = done
+                && has_graph
+            {
+                let functions = self.functions();
+                done = seq
+                    .propagation
+                    .follow(changed, &mut edit, &seq.newest, batch, &functions, self.address())
+                    .map(|more| changed || more);
+                if done.is_ok() && seq.log_in_memory {
+                    let more = batch.bytes() as u64;
+                    done = edit.charge(&mut seq.charged, charge, more).and(done);
+                }
+            }
             match done {
                 Ok(true) => {
                     let mut root = edit.root;
@@ -310,6 +335,7 @@ impl Core {
                 Ok(false) => {
                     let epoch = edit.epoch();
                     edit.abort();
+                    seq.propagation.undo();
                     return Ok((
                         Root { epoch, time: time.max(seq.newest.time), ..seq.newest },
                         false,
@@ -318,6 +344,8 @@ impl Core {
                 Err(_) if planted(Defect::HalfCommitKept) => return Ok((edit.root, true)),
                 Err(error) => {
                     edit.abort();
+                    seq.propagation.undo();
+                    batch.cut(own);
                     if error.code != Code::OutOfSpace {
                         return Err(error);
                     }
@@ -383,6 +411,7 @@ impl Core {
     }
 
     fn append_failed(&self, seq: &mut Sequencer, epoch: u64, error: Error) -> Error {
+        seq.propagation.undo();
         let Sequencer { newest, taken, dead, .. } = seq;
         assert_eq!(epoch, newest.epoch + 1, "what was not appended was not sequenced");
         Edit::resume(&self.arena, newest, taken, dead).abort();

@@ -8,6 +8,7 @@ use crate::arena::{BLOCK, Slots};
 use crate::catalog::{self, Desc, PageInfo};
 use crate::core::Core;
 use crate::diff::diff_ranges_at;
+use crate::graph::Plan;
 use crate::root::Root;
 use crate::sync::lock;
 use crate::table::{self, Slot};
@@ -239,6 +240,13 @@ impl Snapshot {
             all.push((id, Some(name).filter(|name| !name.is_empty())));
         });
         all
+    }
+
+    /// The pages of the graph in the order in which a commit computes them, with the length of the longest way to each.
+    pub fn order(&self) -> Result<Vec<(u64, u32)>> {
+        let graph = crate::propagate::load(self.0.core.mem(), &self.0.root)?;
+        let plan = Plan::compile(&graph);
+        Ok((0..plan.len()).map(|position| (plan.page(position), plan.level(position))).collect())
     }
 
     /// All tags and the epochs that they name, by name.

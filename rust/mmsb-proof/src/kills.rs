@@ -58,7 +58,7 @@ fn step(seed: u64, epoch: u64, state: &mut State, batch: &mut Batch) {
         batch.create(id, &NewPage { name: Some(&name), ..NewPage::bytes(&[len]) });
         state.next_id += 1;
         let bytes = vec![0; len as usize];
-        state.pages.insert(id, Page { name: Some(name), meta: String::new(), bytes, epoch });
+        state.pages.insert(id, Page { name: Some(name), bytes, epoch, ..Page::default() });
         return;
     }
     if kind < 5 {
@@ -134,7 +134,8 @@ fn shown(bus: &Bus) -> State {
     let mut pages = BTreeMap::new();
     for info in snapshot.infos().unwrap() {
         let bytes = snapshot.view(info.id).unwrap().bytes().to_vec();
-        let page = Page { name: info.name, meta: info.meta, bytes, epoch: info.epoch };
+        let page =
+            Page { name: info.name, meta: info.meta, bytes, epoch: info.epoch, ..Page::default() };
         pages.insert(info.id, page);
     }
     State { pages, tags: snapshot.tags().into_iter().collect(), next_id: snapshot.next_id() }

@@ -88,3 +88,11 @@ impl<'a> Note<'a> {
         How { source, meta, durability, time, wait }
     }
 }
+
+/// The kind of an edge.
+pub(crate) fn kind_of(py: Python<'_>, name: &str) -> PyResult<mmsb_core::Kind> {
+    let known = mmsb_core::Kind::ALL.into_iter().find(|kind| kind.name() == name);
+    known.ok_or_else(|| {
+        errors::argument(py, format!("{name:?} is not one of 'control', 'gpu_sync', 'compiler'"))
+    })
+}

@@ -164,6 +164,81 @@ pub(crate) fn copy<'py>(array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>
     }
 }
 
+/// An array that Rust fills and Python is shown, as long as nobody keeps it.
+#[derive(Debug)]
+pub(crate) struct Private {
+    /// The memory, as an array that Python sees only by way of others.
+    memory: Py<PyUntypedArray>,
+    /// What Python is shown: the memory, or a read-only array over it.
+    shown: Py<PyAny>,
+    data: NonNull<u8>,
+    len: usize,
+    writable: bool,
+}
+
+// SAFETY: the memory is that of an array, which does not hang on a thread.
+unsafe impl Send for Private {}
+// SAFETY: it is read and written by whoever is attached to the interpreter only.
+unsafe impl Sync for Private {}
+
+impl Private {
+    /// Zeros.
+    pub(crate) fn new(
+        descr: &Bound<'_, PyArrayDescr>,
+        shape: &[u64],
+        writable: bool,
+    ) -> PyResult<Private> {
+        let py = descr.py();
+        let numpy = py.import("numpy")?;
+        let shape = pyo3::types::PyTuple::new(py, shape)?;
+        let memory = numpy.call_method1("zeros", (shape, descr))?.cast_into::<PyUntypedArray>()?;
+        let shown = match writable {
+            true => memory.clone().into_any(),
+            false => {
+                memory.call_method1("setflags", (false,))?;
+                memory.call_method0("view")?
+            }
+        };
+        let len = memory.len() * descr.itemsize();
+        // SAFETY: `memory` is an ndarray, and attached.
+        let data = unsafe { (*npyffi::_PyArray_GET_ITEM_DATA(memory.as_array_ptr())).data };
+        let data = NonNull::new(data.cast::<u8>()).unwrap_or(NonNull::dangling());
+        Ok(Private { memory: memory.unbind(), shown: shown.unbind(), data, len, writable })
+    }
+
+    /// What Python is shown.
+    pub(crate) fn shown(&self) -> &Py<PyAny> {
+        &self.shown
+    }
+
+    pub(crate) fn nbytes(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nobody but this and one tuple of arguments has it, or an array over it.
+    pub(crate) fn is_private(&self, py: Python<'_>) -> bool {
+        match self.writable {
+            // Both references are to one array.
+            true => self.memory.get_refcnt(py) == 3,
+            false => self.memory.get_refcnt(py) == 2 && self.shown.get_refcnt(py) == 2,
+        }
+    }
+
+    /// Writes to it, for one that is private.
+    pub(crate) fn write(&mut self, _py: Python<'_>, f: impl FnOnce(&mut [u8])) {
+        // SAFETY: the array owns `len` bytes from `data` on and lives as long as `memory`. Attached, and nobody else has the
+        // array (`is_private` was asked, or it is new), so nobody reads or writes it meanwhile.
+        f(unsafe { slice::from_raw_parts_mut(self.data.as_ptr(), self.len) });
+    }
+
+    /// Its bytes.
+    pub(crate) fn bytes(&self, _py: Python<'_>) -> &[u8] {
+        // SAFETY: as above, but for others that may have it: as with every consumer of a buffer they may write meanwhile,
+        // and each caller copies or compares the bytes once, front to back.
+        unsafe { slice::from_raw_parts(self.data.as_ptr(), self.len) }
+    }
+}
+
 /// C-contiguous bytes of a Python object, held in place while this lives.
 pub(crate) struct Input<'py> {
     data: *const u8,

@@ -1,14 +1,15 @@
 //! An ordered set of operations.
 
-use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
-use mmsb_core::{Batch as CoreBatch, Code, Error, NewPage, Result};
+use mmsb_core::{Batch as CoreBatch, Code, Error, Form, NewPage, Node, Result};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::array::Input;
+use crate::function::PyFunction;
 use crate::stage::Stage;
-use crate::{args, enter};
+use crate::{args, enter, errors};
 
 /// An ordered set of operations.
 #[pyclass(frozen, module = "mmsb._core")]
@@ -131,6 +132,45 @@ impl Batch {
             })?;
             Ok(count)
         })
+    }
+
+    /// The place of a page in the graph; `form` is "link", "native" or "function".
+    #[expect(clippy::too_many_arguments, reason = "the parts of a place in the graph")]
+    fn node(
+        &self,
+        py: Python<'_>,
+        id: &Bound<'_, PyAny>,
+        form: &str,
+        text: &str,
+        inputs: Vec<u64>,
+        links: Vec<(u64, String)>,
+        deferred: bool,
+        poisons: bool,
+    ) -> PyResult<()> {
+        let id = args::u64_of(id, "id")?;
+        let form = Form::ALL.into_iter().find(|known| known.name() == form);
+        let form = form.ok_or_else(|| errors::argument(py, "no form of a page"))?;
+        let links = links
+            .into_iter()
+            .map(|(src, kind)| Ok((src, args::kind_of(py, &kind)?)))
+            .collect::<PyResult<_>>()?;
+        let node = Node { form, deferred, poisons, text, inputs, links };
+        self.add(py, |batch| batch.node(id, Some(&node)))
+    }
+
+    fn no_node(&self, py: Python<'_>, id: &Bound<'_, PyAny>) -> PyResult<()> {
+        let id = args::u64_of(id, "id")?;
+        self.add(py, |batch| batch.node(id, None))
+    }
+
+    fn function(&self, py: Python<'_>, id: &Bound<'_, PyAny>, function: Py<PyAny>) -> PyResult<()> {
+        let id = args::u64_of(id, "id")?;
+        self.add(py, |batch| batch.function(id, Arc::new(PyFunction::new(function))))
+    }
+
+    fn check_node(&self, py: Python<'_>, id: &Bound<'_, PyAny>) -> PyResult<()> {
+        let id = args::u64_of(id, "id")?;
+        self.add(py, |batch| batch.check_node(id))
     }
 
     fn tag(

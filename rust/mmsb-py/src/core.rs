@@ -1,6 +1,7 @@
 //! A bus.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mmsb_core::{Batch as CoreBatch, Bus, Code, Committed, Durability, Error, How, Wanted};
@@ -13,6 +14,7 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::args::{self, Note};
 use crate::array::Input;
 use crate::batch::Batch;
+use crate::function::{self, PyFunction};
 use crate::log::LogIter;
 use crate::page;
 use crate::snap::{PageInfo, Snap};
@@ -412,7 +414,32 @@ impl Core {
 
     fn fork(&self, py: Python<'_>, at: &Snap) -> PyResult<Core> {
         let bus = enter::attached(py, || self.bus.fork(&at.get()?))?;
+        // Each bus owns what the garbage collector finds at it.
+        for (page, shared) in bus.functions() {
+            let own = function::of(&*shared).map(|function| function.for_another(py));
+            own.map_or(Ok(()), |own| enter::attached(py, || bus.rebind(page, own)))?;
+        }
         Ok(Core::new(bus, self.clock(py)))
+    }
+
+    #[pyo3(signature = (source=None, meta=None, durability=None))]
+    fn settle(
+        &self,
+        py: Python<'_>,
+        source: Option<&str>,
+        meta: Option<&str>,
+        durability: Option<&str>,
+    ) -> PyResult<(u64, bool)> {
+        let note = Note::new(py, source, meta, durability)?;
+        self.commit_call(py, note, 0, |bus, how| bus.settle(how))
+    }
+
+    fn bind(&self, py: Python<'_>, page: u64, function: Py<PyAny>) -> PyResult<()> {
+        enter::attached(py, || self.bus.bind(page, Arc::new(PyFunction::new(function))))
+    }
+
+    fn is_bound(&self, page: u64) -> bool {
+        self.bus.is_bound(page)
     }
 
     fn fork_to(&self, py: Python<'_>, at: &Snap, path: PathBuf) -> PyResult<Core> {
@@ -519,14 +546,22 @@ impl Core {
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let all = PyDict::new(py);
-        for (name, value) in enter::attached(py, || self.bus.stats())? {
+        for (name, value) in enter::detached(py, || self.bus.stats())? {
             all.set_item(name, value)?;
         }
         Ok(all)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {
-        visit.call(&self.clock)
+        visit.call(&self.clock)?;
+        for (_, shared) in self.bus.functions() {
+            function::of(&*shared).map_or(Ok(()), |function| function.traverse(&visit))?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        self.bus.unbind();
     }
 }
 

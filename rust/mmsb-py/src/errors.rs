@@ -4,17 +4,33 @@
 //! attached in one way whoever raises.
 
 use mmsb_core::{Code, Error};
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
+use crate::function;
+
 /// The exception for an error of the core.
 #[cold]
 pub(crate) fn raise(py: Python<'_>, error: Error) -> PyErr {
+    let raised =
+        error.detail.graph.as_ref().and_then(|graph| function::raised(graph.cause.as_ref()?));
+    if let Some(raised) = raised
+        && !raised.is_instance_of::<PyException>(py)
+    {
+        // Ctrl-C and the like are nobody's failure.
+        return raised.clone_ref(py);
+    }
     match exception(py, &error) {
-        Ok(made) => PyErr::from_value(made),
+        Ok(made) => {
+            let made = PyErr::from_value(made);
+            if let Some(raised) = raised {
+                made.set_cause(py, Some(raised.clone_ref(py)));
+            }
+            made
+        }
         Err(failed) => {
             let plain = format!("{} [{}]", error.message, error.code.as_str());
             let plain = PyRuntimeError::new_err(plain);
@@ -71,6 +87,11 @@ fn exception<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyAny>>
     }
     if let Some(pid) = place.pid {
         detail.set_item(intern!(py, "pid"), pid)?;
+    }
+    if let Some(graph) = &place.graph {
+        let path = graph.path.iter().map(|edge| (edge.src, edge.dst, edge.kind.name()));
+        detail.set_item(intern!(py, "page"), graph.page)?;
+        detail.set_item(intern!(py, "path"), path.collect::<Vec<_>>())?;
     }
     make.call1((error.code.class(), error.code.as_str(), &error.message, detail))
 }

@@ -9,6 +9,7 @@ mod batch;
 mod core;
 mod enter;
 mod errors;
+mod function;
 mod layout;
 mod log;
 mod page;
@@ -18,6 +19,7 @@ mod stage;
 mod trace;
 
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 #[pymodule(gil_used = true)]
 mod _core {
@@ -60,6 +62,23 @@ mod _core {
             mmsb_core::diff_ranges(a, b, itemsize, &mut ranges);
             Ok(ranges)
         })
+    }
+
+    /// The variables of an expression, in the order of their first use.
+    #[pyfunction]
+    fn expression_variables(py: Python<'_>, text: &str) -> PyResult<Vec<String>> {
+        enter::attached(py, || mmsb_core::expression_variables(text))
+    }
+
+    /// Element type and shape of what an expression gives.
+    #[pyfunction]
+    fn expression_type<'py>(
+        py: Python<'py>,
+        text: &str,
+        args: Vec<(String, Vec<u64>)>,
+    ) -> PyResult<(String, Bound<'py, PyTuple>)> {
+        let (dtype, shape) = enter::attached(py, || mmsb_core::expression_type(text, &args))?;
+        Ok((dtype, PyTuple::new(py, shape)?))
     }
 
     #[pymodule_init]

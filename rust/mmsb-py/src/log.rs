@@ -86,6 +86,8 @@ fn tuple_of<'py>(py: Python<'py>, op: &Op<'_>, own_epoch: u64) -> PyResult<Bound
             })?;
             ("write", id, offset, bytes).into_pyobject(py)
         }
+        Op::Node { id, .. } => ("node", id).into_pyobject(py),
+        Op::Mark { id, marks } => ("mark", id, marks.stale, marks.poisoned).into_pyobject(py),
         Op::Tag { name, epoch, .. } => ("tag", *name, epoch.unwrap_or(own_epoch)).into_pyobject(py),
         Op::Untag { name } => ("untag", *name).into_pyobject(py),
     }

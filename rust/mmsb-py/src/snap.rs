@@ -66,6 +66,11 @@ impl PageInfo {
     }
 
     #[getter]
+    fn bytes_epoch(&self) -> u64 {
+        self.0.bytes_epoch
+    }
+
+    #[getter]
     fn location(&self) -> &'static str {
         location(&self.0)
     }
@@ -73,6 +78,28 @@ impl PageInfo {
     #[getter]
     fn meta(&self) -> &str {
         &self.0.meta
+    }
+
+    #[getter]
+    fn stale(&self) -> bool {
+        self.0.marks.stale
+    }
+
+    #[getter]
+    fn poisoned(&self) -> bool {
+        self.0.marks.poisoned
+    }
+
+    /// Form, text, inputs, links, whether it is deferred, and whether it is poisoned where it fails.
+    #[getter]
+    #[expect(clippy::type_complexity, reason = "a tuple that Python names the parts of")]
+    fn node(
+        &self,
+    ) -> Option<(&'static str, String, Vec<u64>, Vec<(u64, &'static str)>, bool, bool)> {
+        let node = self.0.node()?;
+        let links = node.links.iter().map(|&(src, kind)| (src, kind.name())).collect();
+        let text = node.text.to_owned();
+        Some((node.form.name(), text, node.inputs, links, node.deferred, node.poisons))
     }
 }
 
@@ -174,6 +201,10 @@ impl Snap {
 
     fn tags(&self, py: Python<'_>) -> PyResult<Vec<(String, u64)>> {
         self.with(py, |pin| Ok(pin.tags()))
+    }
+
+    fn order(&self, py: Python<'_>) -> PyResult<Vec<(u64, u32)>> {
+        self.with(py, |pin| pin.order())
     }
 
     fn view<'py>(&self, py: Python<'py>, page: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {

@@ -263,11 +263,12 @@ pub(super) struct Told {
     pub(super) graph: bool,
 }
 
-/// A page's place in the graph. What it says is read when it is put into a record.
+/// A page's place in the graph.
 fn role<'a>(fields: &mut Fields<'a>) -> Option<Role<'a>> {
     let marks = Marks::from_bits(fields.byte()?)?;
     let len = fields.varint()?;
-    Some(Role { node: fields.bytes(len)?, marks })
+    let role = Role { node: fields.bytes(len)?, marks };
+    catalog::check_role(role).ok().map(|()| role)
 }
 
 /// Goes through the pages of an index.

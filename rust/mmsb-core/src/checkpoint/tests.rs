@@ -147,6 +147,7 @@ pub(super) fn page(id: u64, name: Option<&str>, bytes: Vec<u8>, epoch: u64) -> P
         shape: vec![bytes.len() as u64],
         nbytes: bytes.len() as u64,
         epoch,
+        bytes_epoch: epoch,
         desc_epoch: 1,
         meta: String::new(),
         location: 0,
@@ -191,7 +192,7 @@ pub(super) fn world() -> (Double, Bus, File) {
     grid.info.shape = vec![2, 3];
     grid.info.meta = "{\"unit\":\"m\"}".into();
     grid.info.desc_epoch = 3;
-    grid.bytes_epoch = 2;
+    (grid.bytes_epoch, grid.info.bytes_epoch) = (2, 2);
     let mut deep = page(8, Some("deep"), vec![9], 2);
     deep.info.shape = vec![1; 64];
     let mut pages = vec![

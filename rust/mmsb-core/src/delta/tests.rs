@@ -1,5 +1,5 @@
 use super::*;
-use crate::graph::{Form, Kind};
+use crate::graph::Form;
 use crate::log::take_varint;
 use proptest::prelude::*;
 

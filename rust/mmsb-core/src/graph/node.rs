@@ -21,6 +21,20 @@ pub enum Form {
     Function = 2,
 }
 
+impl Form {
+    /// All forms.
+    pub const ALL: [Form; 3] = [Form::Link, Form::Native, Form::Function];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Form::Link => "link",
+            Form::Native => "native",
+            Form::Function => "function",
+        }
+    }
+}
+
 /// A page's place in the graph.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node<'a> {
@@ -61,7 +75,7 @@ impl<'a> Node<'a> {
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut buf = vec![self.form as u8];
-        buf.push(u8::from(self.deferred) * DEFERRED | u8::from(self.poisons) * POISONS);
+        buf.push((u8::from(self.deferred) * DEFERRED) | (u8::from(self.poisons) * POISONS));
         put_text(&mut buf, self.text);
         put_varint(&mut buf, self.inputs.len() as u64);
         for &input in &self.inputs {
@@ -82,12 +96,8 @@ impl<'a> Node<'a> {
             return Err(Malformed("a place in the graph is too long"));
         }
         let (&[form, flags], rest) = bytes.split_first_chunk().ok_or(SHORT)?;
-        let form = match form {
-            0 => Form::Link,
-            1 => Form::Native,
-            2 => Form::Function,
-            _ => return Err(Malformed("unknown form of a derived page")),
-        };
+        let form =
+            *Form::ALL.get(usize::from(form)).ok_or(Malformed("unknown form of a derived page"))?;
         if flags & !(DEFERRED | POISONS) != 0 {
             return Err(Malformed("unknown flag of a derived page"));
         }
@@ -113,7 +123,10 @@ impl<'a> Node<'a> {
             let src = take_varint(&mut rest).ok_or(SHORT)?;
             let (&kind, after) = rest.split_first().ok_or(SHORT)?;
             rest = after;
-            node.links.push((src, Kind::from_code(kind).ok_or(Malformed("unknown kind of edge"))?));
+            node.links.push((
+                src,
+                *Kind::ALL.get(usize::from(kind)).ok_or(Malformed("unknown kind of edge"))?,
+            ));
         }
         match rest {
             [] => node.check().map(|()| node),
@@ -138,6 +151,9 @@ impl<'a> Node<'a> {
         match self.form {
             Form::Link if of_function || self.links.is_empty() => {
                 Err(Malformed("a page without a function has links and no more"))
+            }
+            Form::Native | Form::Function if self.inputs.is_empty() => {
+                Err(Malformed("a page that is computed has inputs"))
             }
             Form::Native if self.text.is_empty() => Err(Malformed("an expression is empty")),
             Form::Link | Form::Function if !self.text.is_empty() => {

@@ -84,7 +84,12 @@ fn number(state: &State) -> u64 {
         let name = page.name.as_ref().map_or(0, |name| XxHash3_64::oneshot(name.as_bytes()));
         let meta = XxHash3_64::oneshot(page.meta.as_bytes());
         let bytes = mix(XxHash3_64::oneshot(&page.bytes), page.bytes.len() as u64);
-        number = [id, name, meta, bytes, page.epoch].into_iter().fold(number, mix);
+        let node = page
+            .node
+            .as_ref()
+            .map_or(0, |node| XxHash3_64::oneshot(format!("{node:?}").as_bytes()));
+        let marks = u64::from(page.marks.stale) + 2 * u64::from(page.marks.poisoned);
+        number = [id, name, meta, bytes, node, marks, page.epoch].into_iter().fold(number, mix);
     }
     number
 }

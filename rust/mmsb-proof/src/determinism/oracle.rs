@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use mmsb_core::{Form, Node};
 use twox_hash::XxHash3_128;
 
 use crate::model::{Page, State};
@@ -37,7 +38,39 @@ fn of_page(page: &Page) -> [u8; 16] {
         text.extend(number.to_le_bytes());
     }
     text.extend(of_bytes(&page.bytes));
+    if let Some(node) = &page.node {
+        let marks = u64::from(page.marks.stale) + 2 * u64::from(page.marks.poisoned);
+        text.extend(marks.to_le_bytes());
+        text.extend(of_node(node));
+    }
     hash(&text)
+}
+
+/// A place in the graph, as FORMAT.md encodes it.
+fn of_node(node: &Node<'_>) -> Vec<u8> {
+    let number = |text: &mut Vec<u8>, mut number: u64| {
+        while number > 0x7f {
+            text.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        text.push(number as u8);
+    };
+    let form = match node.form {
+        Form::Link => 0,
+        Form::Native => 1,
+        Form::Function => 2,
+    };
+    let mut text = vec![form, u8::from(node.deferred) + 2 * u8::from(node.poisons)];
+    number(&mut text, node.text.len() as u64);
+    text.extend(node.text.as_bytes());
+    number(&mut text, node.inputs.len() as u64);
+    node.inputs.iter().for_each(|&input| number(&mut text, input));
+    number(&mut text, node.links.len() as u64);
+    for &(src, kind) in &node.links {
+        number(&mut text, src);
+        text.push(kind as u8);
+    }
+    text
 }
 
 /// Nodes by their place among those of their level, from their children by theirs.

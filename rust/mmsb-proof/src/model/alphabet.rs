@@ -4,7 +4,7 @@
 
 use mmsb_core::Durability;
 
-use super::Act;
+use super::{Act, UNLUCKY};
 use crate::rng::Rng;
 
 /// Every kind of act.
@@ -29,6 +29,14 @@ pub fn alphabet() -> Vec<Act> {
             durability: Some(Durability::Memory),
         },
         Act::Transaction { page: 0, at: 5, byte: 1, other_at: 9, other_byte: 2 },
+        Act::Derive { inputs: (0, 1), form: 0 },
+        Act::Derive { inputs: (0, 0), form: 1 },
+        Act::Derive { inputs: (0, 1), form: 2 },
+        Act::Derive { inputs: (0, 2), form: 3 },
+        Act::Place { page: 1, input: 0, kind: 1 },
+        Act::Place { page: 2, input: 1, kind: 0 },
+        Act::Write { page: 0, at: 0, len: 1, byte: UNLUCKY },
+        Act::Settle,
         Act::Tag { name: 0, back: 0, move_: true },
         Act::Untag { name: 0 },
         Act::Restore { back: 1 },
@@ -68,6 +76,14 @@ pub fn random_act(rng: &mut Rng) -> Act {
         _ => None,
     };
     let page = byte(rng);
+    // What takes no number of its own leaves all that follow as they were.
+    if page % 8 == 5 {
+        return match page / 8 {
+            0..16 => Act::Derive { inputs: (byte(rng), byte(rng)), form: page / 8 % 4 },
+            16..28 => Act::Place { page: byte(rng), input: byte(rng), kind: page / 8 % 4 },
+            _ => Act::Settle,
+        };
+    }
     match rng.below(32) {
         0..=2 => Act::Create { name: name(rng), len: len(rng), fill: byte(rng) },
         3 => Act::Delete { page },
@@ -99,7 +115,6 @@ pub fn random_act(rng: &mut Rng) -> Act {
         24 => Act::Travel { back: byte(rng) },
         25 => Act::Checkpoint,
         26 => Act::CheckpointUnasked,
-        // What takes no number of its own leaves all that follow as they were.
         27 if page % 3 == 0 => Act::ForkTo { back: page / 3, byte: page },
         27 => Act::Backup,
         28 => Act::CheckpointDuring { call: rng.below(12) as u8, page, byte: byte(rng) },

@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use mmsb_core::vfs::{OsVfs, Vfs};
 use mmsb_core::{
-    Batch, Bus, Code, Committed, Durability, Error, How, Mode, NewPage, Options, Result, Snapshot,
-    View,
+    Batch, Bus, Code, Committed, Durability, Error, Form, How, Kind, Marks, Mode, NewPage, Node,
+    Options, Result, Snapshot, View,
 };
 
 use self::window::Window;
 use super::Act;
+use super::follow::{Follow, TEXT, bind_all, function};
 use super::opens::Opens;
 use super::state::{Page, State, check_snapshot, meta_of, name_of};
 use crate::sim::SimVfs;
@@ -149,6 +150,7 @@ impl Driver {
         driver.accept_what_opens()?;
         let opens = driver.must.clone();
         driver.ledgers = vec![Ledger { told: epoch, durable: epoch, submitted: None, opens }];
+        bind_all(&driver.bus, driver.head())?;
         Ok(driver)
     }
 
@@ -215,14 +217,34 @@ impl Driver {
         self.place.as_ref().and_then(|place| place.sim.as_ref())
     }
 
-    /// Lets the bus make a commit, and compares with the state that it must make: `None` for no change.
+    /// Lets the bus make a commit, and compares with the state that it and what follows from it must make: `None` for
+    /// no change. Returns whether it was not refused.
     fn submit(
         &mut self,
         next: Option<State>,
         durability: Durability,
         commit: impl FnOnce(&Bus) -> Result<Committed>,
-    ) -> Result<()> {
-        let next = next.map(Arc::new);
+    ) -> Result<bool> {
+        self.submit_as(Follow::Change, next, durability, commit)
+    }
+
+    fn submit_as(
+        &mut self,
+        how: Follow,
+        next: Option<State>,
+        durability: Durability,
+        commit: impl FnOnce(&Bus) -> Result<Committed>,
+    ) -> Result<bool> {
+        let epoch = self.epoch() + 1;
+        let next = match next.map(|next| next.follow(self.head(), epoch, how)).transpose() {
+            Ok(next) => next.map(Arc::new),
+            Err(code) => {
+                let done = commit(&self.bus);
+                self.refuse(done, code)?;
+                self.check_head()?;
+                return Ok(false);
+            }
+        };
         self.note(next.clone());
         let done = match commit(&self.bus) {
             Ok(done) => done,
@@ -248,7 +270,8 @@ impl Driver {
                 sim.acknowledged(&place.dir, self.bus.durable_epoch(), true);
             }
         }
-        self.check_head()
+        self.check_head()?;
+        Ok(true)
     }
 
     /// The bus shows the model's newest state, and its digest differs from those of the last other states.
@@ -272,7 +295,7 @@ impl Driver {
     }
 
     /// Commits the batch and compares with what the model says it must make: `None` for no change.
-    fn commit(&mut self, batch: &mut Batch, next: Option<State>) -> Result<()> {
+    fn commit(&mut self, batch: &mut Batch, next: Option<State>) -> Result<bool> {
         let how = self.how();
         self.submit(next, self.durability(), |bus| bus.commit(batch, None, &how))
     }
@@ -328,7 +351,7 @@ impl Driver {
                     return self.refused(&mut batch, Code::PageExists);
                 }
                 next.next_id += 1;
-                next.pages.insert(id, Page { name, meta: String::new(), bytes, epoch });
+                next.pages.insert(id, Page { name, bytes, epoch, ..Page::default() });
                 let base = self.bus.snapshot()?;
                 self.commit(&mut batch, Some(next))?;
                 // A transaction that began before and numbered its page alike.
@@ -376,6 +399,9 @@ impl Driver {
             Act::Resize { page, len } => {
                 let Some(id) = next.pick(*page) else { return Ok(()) };
                 batch.resize(id, &[u64::from(*len)], u64::from(*len));
+                if next.is_derived(id) {
+                    return self.refused(&mut batch, Code::InvalidDelta);
+                }
                 let page = next.pages.get_mut(&id).unwrap();
                 let changed = page.bytes.len() != *len as usize;
                 if changed {
@@ -399,6 +425,10 @@ impl Driver {
                 let how = self.how();
                 let outside = self.bus.write(id, size as u64, b"x", &how);
                 self.refuse(outside, Code::InvalidDelta)?;
+                if next.is_derived(id) {
+                    let written = self.bus.write(id, at as u64, &data, &how);
+                    return self.refuse(written, Code::InvalidDelta);
+                }
                 self.submit(changed.then_some(next), self.durability(), |bus| {
                     bus.write(id, at as u64, &data, &how)
                 })?;
@@ -425,6 +455,10 @@ impl Driver {
                     half.write(id, page.bytes.len() as u64, b"x");
                     self.refused(&mut half, Code::InvalidDelta)?;
                 }
+                let ids: Vec<u64> = writes.iter().filter_map(|write| next.pick(write.0)).collect();
+                if ids.iter().any(|&id| next.is_derived(id)) {
+                    return self.refused(&mut batch, Code::InvalidDelta);
+                }
                 let meta = meta.map(meta_of).filter(|meta| !meta.is_empty());
                 let how = How { meta: meta.as_deref(), durability: *durability, ..self.how() };
                 let next = (changed || meta.is_some()).then_some(next);
@@ -447,9 +481,18 @@ impl Driver {
                     page.epoch = epoch;
                 }
                 let how = self.how();
-                self.submit(moved.then(|| next.clone()), self.durability(), |bus| {
-                    bus.write(id, other_at as u64, &[*other_byte], &how)
-                })?;
+                if next.is_derived(id) {
+                    let written = self.bus.write(id, other_at as u64, &[*other_byte], &how);
+                    return self.refuse(written, Code::InvalidDelta);
+                }
+                let is_committed =
+                    self.submit(moved.then_some(next), self.durability(), |bus| {
+                        bus.write(id, other_at as u64, &[*other_byte], &how)
+                    })?;
+                if !is_committed {
+                    return Ok(());
+                }
+                let mut next = State::clone(self.head());
                 batch.write(id, at as u64, &[*byte]);
                 if moved && at == other_at {
                     let late = self.bus.commit(&mut batch, Some(&base), &how);
@@ -468,13 +511,68 @@ impl Driver {
                     bus.commit(&mut batch, Some(&base), &how)
                 })?;
             }
+            Act::Derive { inputs, form } => {
+                let (Some(one), Some(two)) = (next.pick(inputs.0), next.pick(inputs.1)) else {
+                    return Ok(());
+                };
+                let (is_native, len) = (*form % 4 == 1, next.pages[&one].bytes.len());
+                let mut inputs = vec![one, two];
+                inputs.truncate(if is_native || one == two { 1 } else { 2 });
+                let node = Node {
+                    form: if is_native { Form::Native } else { Form::Function },
+                    deferred: form % 4 == 2,
+                    poisons: form % 4 == 3,
+                    text: if is_native { TEXT } else { "" },
+                    inputs,
+                    links: Vec::new(),
+                };
+                let id = next.next_id;
+                batch.create(id, &NewPage::bytes(&[len as u64]));
+                batch.node(id, Some(&node));
+                if !is_native {
+                    batch.function(id, function());
+                }
+                next.next_id += 1;
+                let (bytes, node) = (vec![0; len], Some(node));
+                next.pages.insert(id, Page { bytes, epoch, node, ..Page::default() });
+                self.commit(&mut batch, Some(next))?;
+            }
+            Act::Place { page, input, kind } => {
+                let (Some(id), Some(input)) = (next.pick(*page), next.pick(*input)) else {
+                    return Ok(());
+                };
+                let page = next.pages.get_mut(&id).unwrap();
+                let is_derived = page.node.as_ref().is_some_and(Node::is_derived);
+                let had = page.node.clone().unwrap_or(Node::links(Vec::new()));
+                let node = match kind % 4 {
+                    0 if is_derived => Some(Node { inputs: vec![input], ..had }),
+                    0 | 1 => Some(Node { links: vec![(input, Kind::Control)], ..had }),
+                    2 => Some(Node { links: vec![(input, Kind::GpuSync)], ..had }),
+                    _ => None,
+                };
+                batch.node(id, node.as_ref());
+                let changed = page.node != node;
+                if changed {
+                    let marks = if node.is_none() { Marks::default() } else { page.marks };
+                    (page.node, page.marks, page.epoch) = (node, marks, epoch);
+                }
+                self.commit(&mut batch, changed.then_some(next))?;
+            }
+            Act::Settle => {
+                let settled = next.clone().follow(self.head(), epoch, Follow::Settle);
+                let changed = settled.is_ok_and(|settled| settled.pages != next.pages);
+                let fails = next.clone().follow(self.head(), epoch, Follow::Settle).is_err();
+                let how = self.how();
+                let next = (changed || fails).then_some(next);
+                self.submit_as(Follow::Settle, next, self.durability(), |bus| bus.settle(&how))?;
+            }
             Act::Tag { name, back, move_ } => {
                 let name = format!("tag-{name}");
                 let target = self.back(*back) as u64;
                 batch.tag(&name, Some(target), *move_);
                 match next.tags.get(&name) {
                     Some(_) if !move_ => return self.refused(&mut batch, Code::TagExists),
-                    Some(&old) if old == target => return self.commit(&mut batch, None),
+                    Some(&old) if old == target => return self.commit(&mut batch, None).map(drop),
                     _ => next.tags.insert(name, target),
                 };
                 self.commit(&mut batch, Some(next))?;
@@ -496,8 +594,7 @@ impl Driver {
                 changed |= next.pages.len() != self.head().pages.len();
                 for (id, want) in target {
                     let same = next.pages.get(&id).is_some_and(|have| {
-                        (&have.name, &have.meta, &have.bytes)
-                            == (&want.name, &want.meta, &want.bytes)
+                        Page { epoch: 0, ..have.clone() } == Page { epoch: 0, ..want.clone() }
                     });
                     if !same {
                         next.pages.insert(id, Page { epoch, ..want });
@@ -505,9 +602,11 @@ impl Driver {
                     }
                 }
                 let how = self.how();
-                self.submit(changed.then_some(next), self.durability(), |bus| {
+                let next = changed.then_some(next);
+                self.submit_as(Follow::AsIs, next, self.durability(), |bus| {
                     bus.restore(&snapshot, &how)
                 })?;
+                bind_all(&self.bus, self.head())?;
                 assert_eq!(self.bus.snapshot()?.digest().unwrap(), snapshot.digest().unwrap());
             }
             Act::Fork { back, byte } => {
@@ -515,15 +614,11 @@ impl Driver {
                 let Some(base) = self.open_epoch(at)? else { return Ok(()) };
                 let fork = self.bus.fork(&base)?;
                 check_snapshot(&fork.snapshot().unwrap(), &self.history[at])?;
+                bind_all(&fork, &self.history[at]).unwrap();
                 let Some(id) = self.history[at].pick(*byte) else { return Ok(()) };
-                let mut state = State::clone(&self.history[at]);
-                let page = state.pages.get_mut(&id).unwrap();
-                let data = vec![*byte; page.bytes.len()];
-                let changed = page.bytes != data;
-                if changed {
-                    (page.bytes, page.epoch) = (data.clone(), at as u64 + 1);
-                }
-                assert_eq!(fork.write(id, 0, &data, &How::default()).unwrap().changed, changed);
+                let written =
+                    write_fork(&fork, &self.history[at], at as u64 + 1, id, *byte, Follow::Change);
+                let state = written?;
                 check_snapshot(&fork.snapshot().unwrap(), &state)?;
                 check_snapshot(&fork.snapshot_at(at as u64).unwrap(), &self.history[at])?;
                 if at > 0 {
@@ -566,7 +661,19 @@ impl Driver {
                         let page = next.pages.get_mut(&id).unwrap();
                         let byte = if page.bytes[0] == *byte { !*byte } else { *byte };
                         (page.bytes[0], page.epoch) = (byte, epoch);
-                        self.checkpoint_during(&sim, u64::from(*call), id, byte, next.into())?;
+                        let is_derived = next.is_derived(id);
+                        match next.follow(self.head(), epoch, Follow::Change) {
+                            Ok(next) if !is_derived => {
+                                self.checkpoint_during(
+                                    &sim,
+                                    (*call).into(),
+                                    id,
+                                    byte,
+                                    next.into(),
+                                )?;
+                            }
+                            _ => self.checkpoint(false)?,
+                        }
                     }
                     _ => self.checkpoint(false)?,
                 }
@@ -595,6 +702,37 @@ impl Driver {
         for (view, bytes) in &self.views {
             assert!(view.bytes() == bytes, "a kept view changed");
         }
+    }
+}
+
+/// Fills a page of a fork, which shows `state`. Returns what it must show then.
+fn write_fork(
+    fork: &Bus,
+    state: &State,
+    epoch: u64,
+    id: u64,
+    byte: u8,
+    how: Follow,
+) -> Result<State> {
+    let mut next = state.clone();
+    let page = next.pages.entry(id).or_default();
+    let data = vec![byte; page.bytes.len()];
+    let changed = page.bytes != data;
+    if changed {
+        (page.bytes, page.epoch) = (data.clone(), epoch);
+    }
+    let followed = match changed {
+        _ if state.is_derived(id) => Err(Code::InvalidDelta),
+        true => next.follow(state, epoch, how),
+        false => Ok(next),
+    };
+    let done = fork.write(id, 0, &data, &How { wait: true, time: Some(epoch), ..How::default() });
+    match followed {
+        Ok(next) => {
+            assert_eq!(done?.changed, changed);
+            Ok(next)
+        }
+        Err(code) => expect(done, code).map(|()| state.clone()),
     }
 }
 

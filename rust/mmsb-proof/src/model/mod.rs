@@ -5,6 +5,7 @@
 
 mod alphabet;
 mod driver;
+mod follow;
 mod opens;
 mod queries;
 mod state;
@@ -14,6 +15,7 @@ use proptest::prelude::*;
 
 pub use alphabet::{alphabet, random_act};
 pub use driver::{Driver, Ledger, of_storage, options};
+pub use follow::UNLUCKY;
 pub use opens::Opens;
 pub(crate) use queries::{BACKUP, FORK};
 pub use queries::{check_backup, check_fork, check_queries};
@@ -39,6 +41,13 @@ pub enum Act {
     Many { writes: Vec<(u8, u32, u8, u8)>, meta: Option<u8>, durability: Option<Durability> },
     /// An optimistic transaction, with another commit in between.
     Transaction { page: u8, at: u32, byte: u8, other_at: u32, other_byte: u8 },
+    /// A new page that follows from one or two others: computed by a function, by an expression, when settled, or
+    /// poisoned where it fails.
+    Derive { inputs: (u8, u8), form: u8 },
+    /// A page gets another place in the graph: another input, a link of some kind, or none.
+    Place { page: u8, input: u8, kind: u8 },
+    /// What is stale is computed.
+    Settle,
     /// An epoch gets a name.
     Tag { name: u8, back: u8, move_: bool },
     /// A tag goes.
@@ -111,6 +120,11 @@ pub fn act() -> impl Strategy<Value = Act> {
         3 => (any::<u8>(), any::<u32>(), any::<u8>(), any::<u32>(), any::<u8>()).prop_map(
             |(page, at, byte, other_at, other_byte)| Act::Transaction { page, at, byte, other_at, other_byte }
         ),
+        3 => (any::<u8>(), any::<u8>(), 0u8..4)
+            .prop_map(|(one, two, form)| Act::Derive { inputs: (one, two), form }),
+        2 => (any::<u8>(), any::<u8>(), 0u8..4)
+            .prop_map(|(page, input, kind)| Act::Place { page, input, kind }),
+        1 => Just(Act::Settle),
         1 => (0u8..4, any::<u8>(), any::<bool>()).prop_map(|(name, back, move_)| Act::Tag { name, back, move_ }),
         1 => (0u8..4).prop_map(|name| Act::Untag { name }),
         1 => any::<u8>().prop_map(|back| Act::Restore { back }),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mmsb_core::{Error, Snapshot};
+use mmsb_core::{Error, Marks, Node, Snapshot};
 
 /// A page.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -15,6 +15,10 @@ pub struct Page {
     pub bytes: Vec<u8>,
     /// The last epoch that changed it.
     pub epoch: u64,
+    /// Its place in the graph.
+    pub node: Option<Node<'static>>,
+    /// Whether its bytes are what follows from its inputs.
+    pub marks: Marks,
 }
 
 /// All there is at one epoch.
@@ -30,11 +34,8 @@ pub struct State {
 
 impl State {
     /// What the digest covers.
-    pub(super) fn content(&self) -> Vec<(u64, &Option<String>, &str, &[u8])> {
-        self.pages
-            .iter()
-            .map(|(&id, p)| (id, &p.name, p.meta.as_str(), p.bytes.as_slice()))
-            .collect()
+    pub(super) fn content(&self) -> Vec<(u64, Page)> {
+        self.pages.iter().map(|(&id, page)| (id, Page { epoch: 0, ..page.clone() })).collect()
     }
 
     /// A page by a number of any size.
@@ -119,6 +120,8 @@ pub fn compare(snapshot: &Snapshot, want: &State) -> Result<(), Unlike> {
         same(&of("the metadata"), &info.meta, &page.meta)?;
         same(&of("the size"), info.nbytes, page.bytes.len() as u64)?;
         same(&of("the shape"), &info.shape[..], &[page.bytes.len() as u64])?;
+        same(&of("the place in the graph"), info.node(), page.node.clone())?;
+        same(&of("the marks"), info.marks, page.marks)?;
         same(&of("the epoch"), info.epoch, page.epoch)?;
         if snapshot.view(id)?.bytes() != page.bytes {
             return Err(of("other bytes").into());

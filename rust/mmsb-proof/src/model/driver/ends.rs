@@ -7,6 +7,7 @@ use mmsb_core::vfs::Vfs;
 use mmsb_core::{Bus, Code, Durability, How, Mode, Result, Wish, recover_on};
 
 use super::{Driver, Ledger, Place, expect, of_storage};
+use crate::model::follow::bind_all;
 use crate::model::opens::Opens;
 use crate::model::queries::{BACKUP, check_backup, check_queries};
 use crate::model::state::{State, check_snapshot};
@@ -99,6 +100,7 @@ impl Driver {
             assert_eq!(self.bus.recovery().unwrap().torn_bytes, 0);
         }
         self.accept_what_opens()?;
+        bind_all(&self.bus, self.head())?;
         self.note(None);
         self.check_head()
     }

@@ -9,7 +9,8 @@ use mmsb_core::{
     Bus, Code, Durability, Error, How, Keep, Mode, Options, PruneReport, Result, Snapshot, log,
 };
 
-use super::{Driver, Place, expect};
+use super::{Driver, Place, expect, write_fork};
+use crate::model::follow::Follow;
 use crate::model::opens::Opens;
 use crate::model::queries::{FORK, check_fork, check_queries};
 use crate::model::state::check_snapshot;
@@ -162,13 +163,7 @@ impl Driver {
         assert_eq!(meta.parent.map(|parent| parent.epoch), Some(at as u64));
         let mut state = self.history[at].as_ref().clone();
         if let Some(id) = state.pick(byte) {
-            let page = state.pages.get_mut(&id).unwrap();
-            let data = vec![byte; page.bytes.len()];
-            if page.bytes != data {
-                (page.bytes, page.epoch) = (data.clone(), at as u64 + 1);
-            }
-            let how = How { wait: true, time: Some(self.clock), ..How::default() };
-            fork.write(id, 0, &data, &how)?;
+            state = write_fork(&fork, &state, at as u64 + 1, id, byte, Follow::Unbound)?;
             check_snapshot(&fork.snapshot()?, &state)?;
         }
         fork.close()?;

@@ -1,0 +1,201 @@
+//! Functions of the program that compute derived pages: what they are given, and how they fail.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::arena::Mem;
+use crate::catalog::Desc;
+use crate::table::Slot;
+use crate::{Code, Error, page};
+
+/// A function of the program that computes derived pages.
+///
+/// It is called by the committing thread, one page after another, while the commit holds the lock: it must not commit,
+/// and may read the bus, which shows the epoch before.
+pub trait Function: Send + Sync + fmt::Debug {
+    /// Runs what is left of a wave. Called before the first call of [`Function::compute`] in it.
+    fn enter(&self, rest: &mut dyn FnMut());
+
+    /// Computes a page and gives all of its bytes to `done`, once.
+    ///
+    /// # Errors
+    /// The page cannot be computed.
+    fn compute(&self, call: &Call<'_>, done: &mut dyn FnMut(&[u8])) -> Result<(), Failure>;
+
+    /// The function as what it is, for whoever made it.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// Why a function gave no bytes.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// What was wrong.
+    pub message: String,
+    /// What the function raised.
+    pub cause: Option<Cause>,
+    /// The commit ends also where a page may be poisoned.
+    pub fatal: bool,
+}
+
+/// What a function raised, for whoever knows what it is.
+#[derive(Clone)]
+pub struct Cause(pub Arc<dyn Any + Send + Sync>);
+
+impl fmt::Debug for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Cause")
+    }
+}
+
+impl PartialEq for Cause {
+    fn eq(&self, other: &Cause) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Cause {}
+
+/// What a function is given.
+#[derive(Debug)]
+pub struct Call<'a> {
+    pub(super) page: u64,
+    pub(super) slot: Slot,
+    pub(super) inputs: &'a [(u64, Slot)],
+    pub(super) mem: Mem,
+    /// The epoch that the commit makes.
+    pub(super) epoch: u64,
+    pub(super) wave: u64,
+}
+
+impl Call<'_> {
+    /// The page that is to be computed.
+    pub fn page(&self) -> u64 {
+        self.page
+    }
+
+    /// Bytes of that page.
+    pub fn nbytes(&self) -> u64 {
+        self.slot.len
+    }
+
+    /// Its element type.
+    pub fn dtype(&self) -> String {
+        Desc::at(self.mem, self.slot.desc).dtype().to_owned()
+    }
+
+    /// Its shape in elements.
+    pub fn shape(&self) -> Vec<u64> {
+        Desc::at(self.mem, self.slot.desc).shape().collect()
+    }
+
+    /// The inputs, in the order of the arguments.
+    pub fn inputs(&self) -> impl ExactSizeIterator<Item = Argument> + '_ {
+        let made_by = |slot: &Slot| if slot.epoch == self.epoch { self.wave } else { 0 };
+        self.inputs.iter().map(move |&(page, slot)| {
+            let version = (slot.epoch, made_by(&slot));
+            Argument { page, slot, mem: self.mem, version }
+        })
+    }
+}
+
+/// One input of a function.
+#[derive(Debug, Clone, Copy)]
+pub struct Argument {
+    page: u64,
+    slot: Slot,
+    mem: Mem,
+    version: (u64, u64),
+}
+
+impl Argument {
+    /// The page.
+    pub fn page(&self) -> u64 {
+        self.page
+    }
+
+    /// Bytes of the page.
+    pub fn nbytes(&self) -> u64 {
+        self.slot.len
+    }
+
+    /// Its element type.
+    pub fn dtype(&self) -> String {
+        Desc::at(self.mem, self.slot.desc).dtype().to_owned()
+    }
+
+    /// Its shape in elements.
+    pub fn shape(&self) -> Vec<u64> {
+        Desc::at(self.mem, self.slot.desc).shape().collect()
+    }
+
+    /// What tells its bytes from all others that the page has had in this bus: the epoch that made them, and of
+    /// bytes that the commit under way made, which may fail yet, the number of its wave.
+    pub fn version(&self) -> (u64, u64) {
+        self.version
+    }
+
+    /// Copies its bytes into `out`, which is as long.
+    pub fn copy_to(&self, out: &mut [u8]) {
+        assert_eq!(out.len() as u64, self.slot.len, "all bytes of an input are copied");
+        page::read(self.mem, &self.slot, 0, out);
+    }
+}
+
+/// Which engine runs a function in this thread, by its address; 0 for none.
+mod running {
+    use std::cell::Cell;
+
+    thread_local! {
+        static RUNNING: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// Says that a function of an engine runs, until it goes.
+    #[derive(Debug)]
+    pub(crate) struct Running(());
+
+    impl Running {
+        pub(crate) fn begin(engine: usize) -> Running {
+            RUNNING.set(engine);
+            Running(())
+        }
+    }
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            RUNNING.set(0);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn engine() -> usize {
+        RUNNING.get()
+    }
+}
+
+pub(super) use running::Running;
+
+/// Fails in a function that computes a page: it would wait for its own commit.
+#[inline]
+pub(crate) fn check_reentrancy() -> crate::Result<()> {
+    match running::engine() {
+        0 => Ok(()),
+        _ => Err(reentrancy()),
+    }
+}
+
+/// The same for what waits for commits of one engine only.
+#[inline]
+pub(crate) fn check_reentrancy_of(engine: usize) -> crate::Result<()> {
+    match running::engine() == engine {
+        false => Ok(()),
+        true => Err(reentrancy()),
+    }
+}
+
+#[cold]
+fn reentrancy() -> Error {
+    let what = "a function that computes a page was about to wait for its own commit; it gets its \
+                inputs as arguments, returns the page's bytes, and may only read the bus";
+    Error::new(Code::Reentrancy, what)
+}
