@@ -138,8 +138,8 @@ def writes_the_same() -> Counter[str]:
 def of_versions(golden: Path) -> Iterator[tuple[str, bytes, bool]]:
     """Files that claim another version or hold records that no version has, and who may read it."""
     newer: list[dict[str, int]] = [
-        {"major": plain_reader.MAJOR + 1}, {"major": 0xFFFF}, {"required": 2},
-        {"required": 1 << 63}, {"major": plain_reader.MAJOR + 1, "required": 2},
+        {"major": plain_reader.MAJOR + 1}, {"major": 0xFFFF}, {"required": 4},
+        {"required": 1 << 63}, {"major": plain_reader.MAJOR + 1, "required": 4},
     ]  # fmt: skip
     same: list[dict[str, int]] = [
         {"minor": 1}, {"minor": 0xFFFF}, {"optional": 1}, {"optional": (1 << 64) - 1},

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mmsb
@@ -25,6 +25,32 @@ def canonical(meta: Mapping[str, Any] | None) -> str:
     return json.dumps(dict(meta or {}), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
+LINKS = ("control", "gpu_sync", "compiler")
+# The first byte that functions of the model fail at.
+UNLUCKY = 13
+
+
+@dataclass(frozen=True)
+class Node:
+    """A page's place in the graph: what it is computed from, and links to it."""
+
+    form: str = "link"
+    text: str = ""
+    inputs: tuple[int, ...] = ()
+    links: tuple[tuple[int, str], ...] = ()
+    deferred: bool = False
+    poisons: bool = False
+
+    @property
+    def derived(self) -> bool:
+        """Whether the page is computed from others."""
+        return self.form != "link"
+
+    def edges(self, page: int) -> list[tuple[int, int, str]]:
+        """All edges to the page."""
+        return [(i, page, "data") for i in self.inputs] + [(i, page, k) for i, k in self.links]
+
+
 @dataclass(frozen=True)
 class Page:
     """One version of one page."""
@@ -35,6 +61,20 @@ class Page:
     data: bytes
     meta: str
     epoch: int
+    node: Node | None = None
+    stale: bool = False
+    poisoned: bool = False
+
+    @property
+    def derived(self) -> bool:
+        """Whether it is computed from others."""
+        return self.node is not None and self.node.derived
+
+    def placed(self, node: Node | None) -> Page:
+        """The page at another place in the graph."""
+        if node is None:
+            return replace(self, node=None, stale=False, poisoned=False)
+        return replace(self, node=node)
 
     def array(self) -> npt.NDArray[Any]:
         """The bytes as an array of their own."""
@@ -56,6 +96,9 @@ class State:
     pages: dict[int, Page]
     tags: dict[str, int]
     next_id: int
+    # Of a draft: the pages that it writes, and whether others follow from it as from any change.
+    written: set[int] = field(default_factory=set, compare=False)
+    manner: str = field(default="change", compare=False)
 
     def copy(self) -> State:
         """A copy that may be changed: pages themselves are frozen."""
@@ -64,7 +107,10 @@ class State:
     def key(self) -> tuple[Any, ...]:
         """What the digest covers."""
         return tuple(
-            (i, p.name, p.dtype.str, str(p.dtype.descr), p.shape, p.data, p.meta)
+            (
+                (i, p.name, p.dtype.str, str(p.dtype.descr), p.shape, p.data, p.meta),
+                (p.node, p.stale, p.poisoned),
+            )
             for i, p in sorted(self.pages.items())
         )
 
@@ -100,6 +146,7 @@ class Model:
     ) -> tuple[int, bool]:
         """Publish a draft as a bus does: what changes nothing makes no epoch unless it has meta."""
         head, epoch = self.head, self.epoch + 1
+        follow(draft, head)
         pages = {}
         for i, page in draft.pages.items():
             old = head.pages.get(i)
@@ -110,6 +157,14 @@ class Model:
         self.states.append(State(pages, tags, draft.next_id))
         self.commits[epoch] = (source, dict(meta or {}))
         return epoch, True
+
+    def refusal(self, draft: State) -> type[Exception] | None:
+        """Why a commit of the draft would be refused, if it would."""
+        try:
+            follow(replace(draft, pages=dict(draft.pages)), self.head)
+        except Refused as refused:
+            return refused.error
+        return None
 
     def lose_after(self, epoch: int) -> None:
         """Only the commits up to this epoch survived."""
@@ -123,7 +178,8 @@ class Model:
 
     def restored(self, epoch: int) -> State:
         """The draft of a restore: the pages of then, the tags and the id counter of now."""
-        return State(dict(self.at(epoch).pages), dict(self.head.tags), self.head.next_id)
+        pages, tags = dict(self.at(epoch).pages), dict(self.head.tags)
+        return State(pages, tags, self.head.next_id, manner="as is")
 
     def fork(self, epoch: int) -> Model:
         """The model of a fork made at an epoch."""
@@ -181,6 +237,158 @@ def changed_ranges(a: bytes, b: bytes, itemsize: int) -> list[tuple[int, int]]:
         else:
             found.append((start, stop))
     return found
+
+
+# --- what follows -----------------------------------------------------------------------------
+
+
+def total(*args: Any) -> None:
+    """The function of all derived pages: each byte is the sum of one of each input, wrapping."""
+    *inputs, out = args
+    data = sum_of([x.tobytes() for x in inputs], out.nbytes)
+    out[...] = np.frombuffer(data, np.uint8).reshape(out.shape)
+
+
+def sum_of(inputs: list[bytes], nbytes: int) -> bytes:
+    """What the function computes from bytes."""
+    if inputs[0][:1] == bytes([UNLUCKY]):
+        raise ArithmeticError(f"{UNLUCKY} is unlucky")
+    out = np.zeros(nbytes, np.uint8)
+    for data in inputs:
+        if data:
+            out += np.resize(np.frombuffer(data, np.uint8), nbytes)
+    return out.tobytes()
+
+
+def value_of(text: str, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """What NumPy says that an expression of `a` is; all NaNs are the one that NumPy writes."""
+    with np.errstate(all="ignore"):
+        result = np.asarray(eval(text, {"a": value, "sum": np.sum}))
+    if result.dtype.kind == "f":
+        result = np.where(np.isnan(result), result.dtype.type(np.nan), result)
+    return result
+
+
+def expressions(dtype: np.dtype[Any]) -> list[str]:
+    """Texts that fit a page of this dtype."""
+    if dtype.str == "<f8":
+        return ["a * 0.5", "a == a"]
+    return {
+        "|b1": ["~a", "a == a"],
+        "|u1": ["a + 1", "sum(a)"],
+        "<i4": ["a * 3 - 1", "sum(a)"],
+    }.get(dtype.str, [])
+
+
+def follow(draft: State, head: State) -> None:
+    """Bring a draft to what a commit of it makes, by the plainest way: all pages in order."""
+    pages = draft.pages
+    edges = [edge for i, page in pages.items() if page.node for edge in page.node.edges(i)]
+    before = {edge for i, page in head.pages.items() if page.node for edge in page.node.edges(i)}
+    missing = [edge for edge in edges if edge[0] not in pages]
+    if any(edge not in before for edge in missing):
+        raise Refused(mmsb.PageNotFoundError)
+    levels(pages, edges)
+    if missing:
+        raise Refused(mmsb.ArgumentError)
+    order = levels(pages, [edge for edge in edges if edge[2] in ("data", "control")])
+    if draft.manner == "as is":
+        return
+    if any(i in pages and pages[i].derived for i in draft.written):
+        raise Refused(mmsb.InvalidDeltaError)
+    spread = set()
+    for i, page in sorted(pages.items()):
+        old = head.pages.get(i)
+        if old is None or (old.shape, old.data) != (page.shape, page.data):
+            spread.add(i)
+            if page.node and not page.derived:
+                pages[i] = replace(page, stale=False, poisoned=False)
+        if page.node and page.node.form == "native" and is_new(page, old):
+            if not fits(pages, page):
+                raise Refused(mmsb.ArgumentError)
+    for i in sorted(pages, key=lambda i: (order[i], i)):
+        visit(i, draft, head, spread)
+
+
+def levels(pages: Mapping[int, Page], edges: list[tuple[int, int, str]]) -> dict[int, int]:
+    """The length of the longest way to each page."""
+    found = dict.fromkeys(pages, 0)
+    for _ in range(len(pages) + 1):
+        moved = False
+        for src, dst, _ in edges:
+            if src in found and found[dst] <= found[src]:
+                found[dst], moved = found[src] + 1, True
+        if not moved:
+            return found
+    raise Refused(mmsb.GraphCycleError)
+
+
+def is_new(page: Page, old: Page | None) -> bool:
+    """Whether another function computes the page than before, or the same from other inputs."""
+    assert page.node
+    had = old.node if old and old.derived else None
+    return had is None or replace(had, links=()) != replace(page.node, links=())
+
+
+def fits(pages: Mapping[int, Page], page: Page) -> bool:
+    """Whether the expression of a page gives what it has."""
+    assert page.node
+    source = pages[page.node.inputs[0]]
+    if page.node.text not in expressions(source.dtype):
+        return False
+    value = value_of(page.node.text, source.array())
+    return (value.dtype, value.shape) == (page.dtype, page.shape)
+
+
+def visit(i: int, draft: State, head: State, spread: set[int]) -> None:
+    """Compute a page, or mark it, if it has to be."""
+    pages, page = draft.pages, draft.pages[i]
+    node = page.node
+    if node is None:
+        return
+    settles = draft.manner == "settle" and (page.stale or page.poisoned)
+    due = page.derived and (
+        settles or not spread.isdisjoint(node.inputs) or is_new(page, head.pages.get(i))
+    )
+    if not due and all(kind != "control" or src not in spread for src, kind in node.links):
+        return
+    if not due or (node.deferred and draft.manner != "settle"):
+        if page.derived or i not in spread:
+            pages[i] = replace(page, stale=True)
+        return
+    try:
+        if any(pages[src].poisoned for src in node.inputs):
+            raise ArithmeticError("an input is poisoned")
+        if node.form == "native":
+            if not fits(pages, page):
+                raise Refused(mmsb.PropagationError)
+            data = value_of(node.text, pages[node.inputs[0]].array()).tobytes()
+        else:
+            data = sum_of([pages[src].data for src in node.inputs], len(page.data))
+    except ArithmeticError:
+        if not node.poisons and not any(pages[src].poisoned for src in node.inputs):
+            raise Refused(mmsb.PropagationError) from None
+        pages[i] = replace(page, stale=False, poisoned=True)
+        if not page.poisoned:
+            spread.add(i)
+        return
+    pages[i] = replace(page, data=data, stale=False, poisoned=False)
+    if data != page.data or page.poisoned:
+        spread.add(i)
+
+
+def bind_all(bus: Any, state: State) -> None:
+    """Register the functions of all pages of a state, as a program does after it opened a bus."""
+    unbound, epoch = bus.graph.unbound, bus.epoch
+    for _, page in sorted(state.pages.items()):
+        if page.node is None or page.name not in unbound:
+            continue
+        how = {
+            "deferred": page.node.deferred,
+            "on_error": "poison" if page.node.poisons else "abort",
+        }
+        bus.derive(page.name, page.node.inputs, page.shape, page.dtype, **how)(total)
+    assert (bus.graph.unbound, bus.epoch) == ([], epoch)
 
 
 # --- the alphabet -----------------------------------------------------------------------------
@@ -257,6 +465,7 @@ class Write:
 
     def apply(self, draft: State) -> None:
         page = _page(draft, self.page)
+        draft.written.add(self.page)
         at = 0 if self.start is None else self.start * page.row_bytes()
         draft.pages[self.page] = _cut(page.data, page, at, self.data)
 
@@ -316,6 +525,7 @@ class Append:
 
     def apply(self, draft: State) -> None:
         page = _page(draft, self.page)
+        draft.written.add(self.page)
         shape = (page.shape[0] + self.rows, *page.shape[1:])
         draft.pages[self.page] = replace(page, shape=shape, data=page.data + self.data)
 
@@ -340,6 +550,7 @@ class Resize:
 
     def apply(self, draft: State) -> None:
         page = _page(draft, self.page)
+        draft.written.add(self.page)
         nbytes = self.rows * page.row_bytes()
         data = page.data[:nbytes] + bytes(max(0, nbytes - len(page.data)))
         draft.pages[self.page] = replace(page, shape=(self.rows, *page.shape[1:]), data=data)
@@ -415,6 +626,7 @@ class Patch:
 
     def apply(self, draft: State) -> None:
         page = _page(draft, self.page)
+        draft.written.add(self.page)
         for at, data in self.chunks:
             page = _cut(page.data, page, at, data)
         draft.pages[self.page] = page
@@ -450,6 +662,7 @@ class WriteMany:
     def apply(self, draft: State) -> None:
         for page, at, data in self.writes:
             held = _page(draft, page)
+            draft.written.add(page)
             draft.pages[page] = _cut(held.data, held, at, data)
 
     def on_bus(self, bus: Any) -> int:
@@ -502,6 +715,121 @@ class Untag:
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class Derive:
+    """A page that a function or an expression computes: a new one, or another way for one."""
+
+    name: str
+    dtype: Any
+    shape: tuple[int, ...]
+    meta: str
+    node: Node
+
+    def apply(self, draft: State) -> None:
+        for src in self.node.inputs:
+            _page(draft, src)
+        taken, dtype = draft.named().get(self.name), np.dtype(self.dtype)
+        links: tuple[tuple[int, str], ...] = ()
+        if taken is not None:
+            page = draft.pages[taken]
+            if not page.derived or page.node is None:
+                raise Refused(mmsb.PageExistsError)
+            if (page.dtype, page.shape) == (dtype, self.shape) or taken in self.node.inputs:
+                links = page.node.links
+                draft.pages[taken] = page.placed(replace(self.node, links=links))
+                return
+            del draft.pages[taken]
+        data = bytes(dtype.itemsize * math.prod(self.shape))
+        page = Page(self.name, dtype, self.shape, data, self.meta, 0, self.node)
+        draft.pages[draft.next_id] = page
+        draft.next_id += 1
+
+    def _make(self, to: Any) -> None:
+        node, meta = self.node, json.loads(self.meta)
+        if node.form == "native":
+            inputs = {"a": node.inputs[0]}
+            to.map(node.text, self.name, inputs=inputs, deferred=node.deferred, meta=meta)
+            return
+        on_error = "poison" if node.poisons else "abort"
+        made = to.derive(
+            self.name, list(node.inputs), self.shape, self.dtype,
+            deferred=node.deferred, on_error=on_error, meta=meta,
+        )  # fmt: skip
+        assert made(total) is total
+
+    def on_bus(self, bus: Any) -> int:
+        self._make(bus)
+        page = bus[self.name]
+        assert (page.dtype, page.shape) == (np.dtype(self.dtype), self.shape)
+        return int(bus.epoch)
+
+    def on_tx(self, tx: Any, bus: Any) -> None:
+        self._make(tx)
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link between two pages, or none any more."""
+
+    src: int
+    dst: int
+    kind: str
+    there: bool
+
+    def apply(self, draft: State) -> None:
+        _page(draft, self.src)
+        page, link = _page(draft, self.dst), (self.src, self.kind)
+        node = page.node or Node()
+        if (link in node.links) is self.there:
+            raise Refused(mmsb.ArgumentError)
+        links = {*node.links} ^ {link}
+        node = replace(node, links=tuple(sorted(links, key=lambda x: (x[0], LINKS.index(x[1])))))
+        draft.pages[self.dst] = page.placed(node if node != Node() else None)
+
+    def _make(self, to: Any) -> Any:
+        return (to.link if self.there else to.unlink)(self.src, self.dst, self.kind)
+
+    def on_bus(self, bus: Any) -> int:
+        return int(self._make(bus.graph))
+
+    def on_tx(self, tx: Any, bus: Any) -> None:
+        self._make(tx)
+
+
+@dataclass(frozen=True)
+class Release:
+    """A derived page that is computed no more."""
+
+    page: int
+
+    def apply(self, draft: State) -> None:
+        page = _page(draft, self.page)
+        if not page.derived or page.node is None:
+            raise Refused(mmsb.ArgumentError)
+        links = page.node.links
+        draft.pages[self.page] = page.placed(Node(links=links) if links else None)
+
+    def on_bus(self, bus: Any) -> int:
+        return int(bus.graph.release(self.page))
+
+    def on_tx(self, tx: Any, bus: Any) -> None:
+        tx.release(self.page)
+
+
+@dataclass(frozen=True)
+class Settle:
+    """What is stale or poisoned is computed."""
+
+    def apply(self, draft: State) -> None:
+        draft.manner = "settle"
+
+    def on_bus(self, bus: Any) -> int:
+        return int(bus.settle())
+
+    def on_tx(self, tx: Any, bus: Any) -> None:
+        raise NotImplementedError
+
+
 # --- comparing --------------------------------------------------------------------------------
 
 
@@ -541,7 +869,18 @@ def check_bus(bus: Any, model: Model) -> None:
         assert (handle.name, handle.shape, handle.dtype) == (page.name, page.shape, page.dtype)
         assert (handle.nbytes, handle.epoch) == (len(page.data), page.epoch)
         assert canonical(handle.meta) == page.meta
+        assert (handle.stale, handle.poisoned) == (page.stale, page.poisoned)
         same(handle.read(), page)
+    assert list(bus.graph.edges()) == edges_of(state)
+
+
+def edges_of(state: State) -> list[tuple[str | int, str | int, str]]:
+    """All edges as a bus tells them: by the ids of the pages that follow."""
+    kinds = ("data", *LINKS)
+    nodes = [(i, page.node) for i, page in sorted(state.pages.items()) if page.node]
+    edges = [edge for i, node in nodes for edge in node.edges(i)]
+    edges.sort(key=lambda edge: (edge[1], edge[0], kinds.index(edge[2])))
+    return [(state.pages[a].name or a, state.pages[b].name or b, kind) for a, b, kind in edges]
 
 
 def check_all_epochs(bus: Any, model: Model) -> None:

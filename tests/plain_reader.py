@@ -20,7 +20,10 @@ SEGMENT_MAGIC = b"\x89MMSB log\r\n\x1a\n\0\xb5\xff"
 META_MAGIC = b"\x89MMSB met\r\n\x1a\n\0\xb5\xff"
 INDEX_MAGIC = b"\x89MMSB idx\r\n\x1a\n\0\xb5\xff"
 CHECKPOINT_MAGIC = b"\x89MMSB ckpt\r\n\x1a\n\0\xff"
-RUNS = 1
+RUNS, GRAPH = 1, 2
+FORMS = ("link", "native", "function")
+KINDS = {1: "control", 2: "gpu_sync", 3: "compiler"}
+STALE, POISONED = 1, 2
 COMMIT, MARK, SEAL = 1, 2, 3
 MAJOR = 1
 
@@ -36,6 +39,21 @@ class Page:
     meta: str
     location: int
     data: bytes
+    # Its place in the graph, and whether its bytes are what follows from its inputs.
+    node: bytes = b""
+    marks: int = 0
+
+
+@dataclass(frozen=True)
+class Node:
+    """A page's place in the graph."""
+
+    form: str
+    deferred: bool
+    poisons: bool
+    text: str
+    inputs: tuple[int, ...]
+    links: tuple[tuple[int, str], ...]
 
 
 @dataclass
@@ -89,11 +107,27 @@ class Fields:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.varint() for _ in range(self.varint()))
 
+    def blob(self) -> bytes:
+        return self.bytes(self.varint())
+
     def rest(self) -> bytes:
         return self.bytes(len(self.data) - self.at)
 
     def __bool__(self) -> bool:
         return self.at < len(self.data)
+
+
+def read_node(node: bytes) -> Node:
+    """A place in the graph, which is written in one way only."""
+    fields = Fields(node)
+    form, flags, text = fields.bytes(1)[0], fields.bytes(1)[0], fields.text()
+    inputs = tuple(fields.varint() for _ in range(fields.varint()))
+    links = [(fields.varint(), fields.bytes(1)[0]) for _ in range(fields.varint())]
+    assert not fields and flags < 4 and links == sorted(set(links))
+    assert len(set(inputs)) == len(inputs) and bool(inputs) is (form > 0)
+    assert bool(text) is (form == 1) and (form or not flags) and (form or links)
+    named = tuple((page, KINDS[kind]) for page, kind in links)
+    return Node(FORMS[form], bool(flags & 1), bool(flags & 2), text, inputs, named)
 
 
 def _checked(data: bytes, magic: bytes, known: int = 0) -> None:
@@ -263,6 +297,16 @@ def apply(state: State, record: Record) -> State:
             shape, nbytes = ops.shape(), ops.varint()
             data = out.pages[i].data[:nbytes].ljust(nbytes, b"\0")
             out.pages[i] = replace(out.pages[i], shape=shape, data=data)
+        elif kind == 9:
+            node = ops.blob()
+            marks = out.pages[i].marks if node else 0
+            if node:
+                read_node(node)
+            out.pages[i] = replace(out.pages[i], node=node, marks=marks)
+        elif kind == 10:
+            marks = ops.bytes(1)[0]
+            assert marks < 4 and out.pages[i].node
+            out.pages[i] = replace(out.pages[i], marks=marks)
         else:
             assert kind == 6, f"unknown operation {kind}"
             offset, length = ops.varint(), ops.varint()
@@ -311,7 +355,7 @@ def read_checkpoint(path: Path) -> tuple[State, str, dict[int, tuple[int, int]]]
     """The state, its digest, and the epochs of the bytes and the description of each page."""
     data = path.read_bytes()
     head = data[:HEADER]
-    _checked(head, CHECKPOINT_MAGIC, RUNS)
+    _checked(head, CHECKPOINT_MAGIC, RUNS | GRAPH)
     words = struct.unpack_from("<8Q", head, 56)
     epoch, time, next_id, pages, tags, index_at, index_len, size = words
     base_epoch, base_sum = struct.unpack_from("<2Q", head, 152)
@@ -319,7 +363,7 @@ def read_checkpoint(path: Path) -> tuple[State, str, dict[int, tuple[int, int]]]
     if base_epoch:
         base = path.with_name(f"{base_epoch:016x}.ckpt").read_bytes()
         assert base_epoch < epoch and base[4088:4096] == head[160:168] and not any(base[152:168])
-        assert head[24]
+        assert head[24] & RUNS
     else:
         assert base_sum == 0
     assert index_at + index_len == size == len(data)
@@ -334,7 +378,12 @@ def read_checkpoint(path: Path) -> tuple[State, str, dict[int, tuple[int, int]]]
     for _ in range(pages):
         i, name, dtype, itemsize = fields.varint(), fields.text(), fields.text(), fields.varint()
         shape, nbytes, meta = fields.shape(), fields.varint(), fields.text()
-        location = fields.bytes(1)[0]
+        location, marks, node = fields.bytes(1)[0], 0, b""
+        if head[24] & GRAPH:
+            marks, node = fields.bytes(1)[0], fields.blob()
+            assert marks < 4 and (node or not marks)
+            if node:
+                read_node(node)
         epochs[i] = (fields.varint(), fields.varint())
         at = fields.varint()
         sizes = [min(BLOCK, nbytes - start) for start in range(0, nbytes, BLOCK)]
@@ -343,11 +392,12 @@ def read_checkpoint(path: Path) -> tuple[State, str, dict[int, tuple[int, int]]]
             used[at : at + nbytes] = b"\1" * nbytes
             content = data[at : at + nbytes]
         else:
-            assert head[24]
+            assert head[24] & RUNS
             content = _read_runs(fields, sizes, data, base, used)
         for n, checksum in enumerate(hashes):
             assert xxh3_128_intdigest(content[n * BLOCK : (n + 1) * BLOCK]) == checksum
-        state.pages[i] = Page(name, dtype, itemsize, shape, meta, location, content)
+        state.pages[i] = Page(name, dtype, itemsize, shape, meta, location, content, node, marks)
+    assert bool(head[24] & GRAPH) is any(page.node for page in state.pages.values())
     for _ in range(tags):
         name = fields.text()
         state.tags[name] = fields.varint()
@@ -482,7 +532,10 @@ def _page_hash(page: Page) -> bytes:
         text += struct.pack("<Q", len(raw)) + raw
     text += struct.pack("<3Q", page.location, page.itemsize, len(page.shape))
     text += struct.pack(f"<{len(page.shape)}Q", *page.shape)
-    return _hash(text + struct.pack("<Q", len(page.data)) + _bytes_hash(page.data))
+    text += struct.pack("<Q", len(page.data)) + _bytes_hash(page.data)
+    if page.node:
+        text += struct.pack("<Q", page.marks) + page.node
+    return _hash(text)
 
 
 def digest(state: State) -> str:

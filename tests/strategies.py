@@ -9,21 +9,30 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 from model import (
+    LINKS,
+    UNLUCKY,
     Append,
     Create,
     Delete,
+    Derive,
     Edit,
+    Link,
     Model,
+    Node,
     Page,
     Patch,
+    Release,
     Rename,
     Resize,
     SetMeta,
+    Settle,
     State,
     Tag,
     Untag,
     Write,
     WriteMany,
+    expressions,
+    value_of,
 )
 
 Draw = Callable[..., Any]
@@ -66,7 +75,8 @@ def operations(draw: Draw, model: Model, draft: State, transaction: bool) -> Any
     """An operation on the draft; names and tags may be taken, so some must be refused.
 
     Deltas are checked against the page of the bus when they are made, so inside a transaction they
-    go only to pages that have still the size they have there.
+    go only to pages that have still the size they have there. A derived page is written as a whole
+    only, which is refused unless the transaction releases it.
     """
     pages = sorted(draft.pages)
     steady = [
@@ -75,17 +85,20 @@ def operations(draw: Draw, model: Model, draft: State, transaction: bool) -> Any
         if i in model.head.pages
         and len(draft.pages[i].data) == len(model.head.pages[i].data)
         and draft.pages[i].dtype != np.bool_
+        and not draft.pages[i].derived
     ]
     kinds = ["create", "tag", "tag"]
     if pages:
         kinds += ["write", "write", "part", "part", "edit", "append", "append", "resize"]
-        kinds += ["rename", "set_meta"]
+        kinds += ["rename", "set_meta", "derive", "derive", "derive", "link"]
     if steady:
         kinds += ["patch", "patch", "many"]
     if len(pages) > 3:
         kinds += ["delete"] * 3
-    if draft.tags and not transaction:
-        kinds += ["untag"]
+    if any(page.derived for page in draft.pages.values()):
+        kinds += ["release"]
+    if not transaction:
+        kinds += ["untag"] * bool(draft.tags) + ["settle"]
     kind = draw(st.sampled_from(kinds))
     if kind == "create":
         return draw(creates())
@@ -95,18 +108,28 @@ def operations(draw: Draw, model: Model, draft: State, transaction: bool) -> Any
         return Tag(draw(TAGS), draw(st.integers(model.first, model.epoch)), draw(st.booleans()))
     if kind == "untag":
         return Untag(draw(TAGS))
+    if kind == "settle":
+        return Settle()
     if kind == "many":
         return draw(_many(draft, steady))
+    if kind == "derive":
+        return draw(_derive(draft))
+    if kind == "link":
+        return draw(_link(draft))
     i = draw(st.sampled_from(steady if kind == "patch" else pages))
     page = draft.pages[i]
     if kind == "patch":
         return draw(_patch(i, page))
     if kind == "delete":
         return Delete(i)
+    if kind == "release":
+        return Release(draw(st.sampled_from([i for i in pages if draft.pages[i].derived] + [i])))
     if kind == "rename":
         return Rename(i, draw(NAMES))
     if kind == "set_meta":
         return SetMeta(i, draw(METAS))
+    if page.derived:
+        return Write(i, None, 0, content(1, len(page.data))) if page.data else SetMeta(i, "{}")
     if kind == "append" and page.shape:
         rows = draw(st.integers(0, 3))
         return Append(i, rows, content(draw(SEEDS), rows * page.row_bytes(), page.dtype))
@@ -114,11 +137,51 @@ def operations(draw: Draw, model: Model, draft: State, transaction: bool) -> Any
         size = page.shape[0]
         return Resize(i, draw(st.sampled_from([0, 1, size // 2, size, size + 1, size + 900])))
     if kind == "write" or not page.shape:
-        return Write(i, None, 0, content(draw(SEEDS), len(page.data), page.dtype))
+        data = content(draw(SEEDS), len(page.data), page.dtype)
+        if data and page.dtype != np.bool_ and draw(st.sampled_from([False, False, True])):
+            data = bytes([UNLUCKY]) + data[1:]
+        return Write(i, None, 0, data)
     start = draw(st.integers(0, page.shape[0]))
     stop = draw(st.integers(start, min(page.shape[0], start + 2000)))
     data = content(draw(SEEDS), (stop - start) * page.row_bytes(), page.dtype)
     return (Edit if kind == "edit" else Write)(i, start, stop, data)
+
+
+@st.composite
+def _derive(draw: Draw, draft: State) -> Derive:
+    """A page that follows from others; some go in a circle, some have the name of another page."""
+    derived = [p.name for p in draft.pages.values() if p.derived and p.name]
+    name, meta = draw(NAMES | st.sampled_from(derived) if derived else NAMES), draw(METAS)
+    deferred = draw(st.sampled_from([False, False, True]))
+    fit = [i for i, page in sorted(draft.pages.items()) if expressions(page.dtype)]
+    if fit and draw(st.booleans()):
+        i = draw(st.sampled_from(fit))
+        page = draft.pages[i]
+        text = draw(st.sampled_from(expressions(page.dtype)))
+        value = value_of(text, page.array())
+        return Derive(
+            name, value.dtype, value.shape, meta, Node("native", text, (i,), (), deferred)
+        )
+    few = st.lists(st.sampled_from(sorted(draft.pages)), min_size=1, max_size=3, unique=True)
+    node = Node("function", "", tuple(draw(few)), (), deferred, draw(st.booleans()))
+    shape = draw(st.sampled_from([(), (5,), (0,), (3, 2), (20_000,)]))
+    return Derive(name, np.dtype("u1"), shape, meta, node)
+
+
+@st.composite
+def _link(draw: Draw, draft: State) -> Link:
+    """A link of two pages, or one that goes."""
+    there = [
+        Link(src, i, kind, False)
+        for i, page in sorted(draft.pages.items())
+        if page.node
+        for src, kind in page.node.links
+    ]
+    if there and draw(st.booleans()):
+        return draw(st.sampled_from(there))
+    any_page = st.sampled_from(sorted(draft.pages))
+    kind = draw(st.sampled_from(["control", "control", *LINKS]))
+    return Link(draw(any_page), draw(any_page), kind, draw(st.sampled_from([True, True, False])))
 
 
 @st.composite

@@ -13,7 +13,7 @@ import erfa
 import mmsb
 import numpy as np
 import pytest
-from mmsb.demo import elements, gravity, system
+from mmsb.demo import derived, elements, gravity, story, system
 
 PLANETS = elements.bodies().names[1:]
 # The obliquity of J2000 in Simon et al. (1994), which plan94 follows.
@@ -175,6 +175,70 @@ def test_removing_a_body_keeps_the_others() -> None:
         assert list(system.advance(bus, until=2)) == [3, 4]
 
 
+def physics(bus: mmsb.Bus) -> dict[str, np.ndarray]:
+    """What the derived pages mean, as one would write it in NumPy."""
+    position, velocity, gm = (bus[name].read() for name in ("position", "velocity", "gm"))
+    first, second = np.triu_indices(len(gm), 1)
+    distances = np.linalg.norm(position[first] - position[second], axis=1)
+    kinetic = 0.5 * gm @ np.square(velocity).sum(axis=1)
+    return {
+        "barycentre": np.average(position, axis=0, weights=gm),
+        "angular_momentum": gm @ np.cross(position, velocity),
+        "distances": distances,
+        "energy": kinetic - (gm[first] * gm[second] / distances).sum(),
+    }
+
+
+def test_the_derived_pages_mean_what_they_are_called() -> None:
+    with mmsb.Bus() as bus:
+        system.start(bus)
+        for _ in system.advance(bus, until=20):
+            pass
+        for name, values in physics(bus).items():
+            np.testing.assert_allclose(bus[name].read(), values, rtol=1e-13, atol=1e-16)
+        system.remove_body(bus, "Jupiter")
+        for name, values in physics(bus).items():
+            np.testing.assert_allclose(bus[name].read(), values, rtol=1e-13, atol=1e-16)
+
+
+def test_each_derived_page_is_part_of_each_commit() -> None:
+    with mmsb.Bus() as bus:
+        system.start(bus)
+        epochs = list(system.advance(bus, until=20))
+        for name in ("angular_momentum", "distances"):
+            assert bus[name].epoch == bus.epoch
+        for epoch in [1, *epochs]:
+            with bus.snapshot(epoch) as then:
+                assert story.check(then, "then") == 4
+
+
+@pytest.mark.parametrize("name", ["barycentre", "angular_momentum", "distances", "energy"])
+def test_the_check_sees_the_last_bit_of_each_page(name: str) -> None:
+    with mmsb.Bus() as bus:
+        system.start(bus)
+        with bus.snapshot() as now:
+            pages = dict(now)
+    raw = bytearray(pages[name].tobytes())
+    raw[-8] ^= 1
+    pages[name] = np.frombuffer(bytes(raw)).reshape(pages[name].shape)
+    with pytest.raises(story.DemoError, match=f"{name} is not what follows .* here"):
+        story.check(pages, "here")
+
+
+def test_registering_the_energy_again_computes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "planets.mmsb"
+    with mmsb.create(path, durability="os") as bus:
+        system.start(bus)
+    with mmsb.open(path, mode="r+") as bus:
+        assert bus.graph.unbound == ["energy"]
+        with pytest.raises(mmsb.PropagationError):
+            list(system.advance(bus, until=1))
+        energy = derived.register(bus)
+        assert (energy.calls, bus.epoch, bus.graph.unbound) == (0, 1, [])
+        assert list(system.advance(bus, until=3)) == [2, 3, 4]
+        assert energy.calls == 3
+
+
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     """The demo run once, as a user runs it."""
@@ -194,6 +258,7 @@ def test_step_1_the_child_was_killed(told: tuple[Path, dict]) -> None:
     step = told[1]["steps"]["kill"]
     assert step["signal"] == "SIGKILL"
     assert 300 < step["acknowledged_epoch"] < 3655
+    assert step["derived_checked"] == 4
 
 
 def test_step_2_nothing_acknowledged_is_lost(told: tuple[Path, dict]) -> None:
@@ -207,6 +272,9 @@ def test_step_2_nothing_acknowledged_is_lost(told: tuple[Path, dict]) -> None:
     assert step["torn_bytes"] >= 0
     assert step["continued_to"] == "2010-01-01"
     assert step["epoch"] + step["commits"] == 3654
+    assert step["unbound"] == ["energy"]
+    assert step["energy_calls"] == step["commits"]
+    assert step["derived_checked"] == 4
 
 
 def test_step_3_the_digests_are_equal(told: tuple[Path, dict]) -> None:
@@ -232,6 +300,7 @@ def test_step_5_the_fork_parts_from_its_parent(told: tuple[Path, dict]) -> None:
     step = told[1]["steps"]["fork"]
     assert step["removed"] == "Jupiter"
     assert step["commits"] == 3653 - 1334 + 1
+    assert step["derived_checked"] == 4
     assert [row["date"] for row in step["apart"]] == [
         f"{y}-01-01" for y in (2004, 2006, 2008, 2010)
     ]
@@ -293,6 +362,13 @@ def test_people_see_six_steps_and_where_the_store_is(tmp_path: Path) -> None:
         assert f"\n{number}  {title}\n" in done.stdout
     for part in ("SIGKILL", "equal: the kill left no trace", "0.3727 au", "every byte is sound"):
         assert part in done.stdout
+    for line in (
+        "The 4 derived pages in it follow from the others to the last bit.",
+        "The function of the energy was registered again; nothing was computed anew.",
+        "The 4 derived pages follow to the last bit, before and after.",
+        "The fork's 4 derived pages follow from its own bodies to the last bit.",
+    ):
+        assert f"\n   {line}\n" in done.stdout
     assert f"info {path}\n" in done.stdout
     with mmsb.open(path) as bus:
         assert bus.epoch == 3655

@@ -5,19 +5,22 @@ from __future__ import annotations
 import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import golden
 import mmsb
 import numpy as np
+import numpy.typing as npt
 import plain_reader
 import pytest
 from golden import compare
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmsb import _core
-from model import Model, Refused, canonical
+from model import Model, Node, Refused, canonical
 from strategies import operations
 
+Array = npt.NDArray[Any]
 DURABILITY_CODES = {"memory": 0, "os": 1, "disk": 2}
 
 
@@ -148,9 +151,9 @@ def test_random_stores_agree(data: st.DataObject, tmp_path_factory: pytest.TempP
             op = data.draw(operations(model, draft, transaction=False))
             try:
                 op.apply(draft)
+                model.commit(draft)
             except Refused:
                 continue
-            model.commit(draft)
             op.on_bus(bus)
         if data.draw(st.booleans()):
             bus.checkpoint()
@@ -159,9 +162,133 @@ def test_random_stores_agree(data: st.DataObject, tmp_path_factory: pytest.TempP
         assert {i: p.data for i, p in mine.pages.items()} == {
             i: p.data for i, p in theirs.pages.items()
         }
+        assert {i: places(p) for i, p in mine.pages.items()} == {
+            i: (p.node, p.stale, p.poisoned) for i, p in theirs.pages.items()
+        }
         assert mine.tags == theirs.tags
     with mmsb.open(store) as bus:
         compare(bus, states)
+
+
+def places(page: plain_reader.Page) -> tuple[Node | None, bool, bool]:
+    """What the plain reader found of a page's place in the graph, in the words of the model."""
+    marks = (bool(page.marks & plain_reader.STALE), bool(page.marks & plain_reader.POISONED))
+    if not page.node:
+        return (None, *marks)
+    node = plain_reader.read_node(page.node)
+    return (
+        Node(node.form, node.text, node.inputs, node.links, node.deferred, node.poisons),
+        *marks,
+    )
+
+
+def build_graph(bus: mmsb.Bus) -> None:
+    """Pages at every kind of place in the graph, with all marks, and what becomes of them."""
+    bus.create_page("x", data=np.arange(5000.0))
+    bus.create_page("y", data=[1.0, 2.0])
+    bus.create_page("plain", size=3)
+    bus.map("sqrt(sum(x * x)) + y", "norm", meta={"unit": "m"})
+    bus.map("x > 3", "large", deferred=True)
+
+    @bus.derive("sum", inputs=["y", "norm"], shape=2, dtype="f4")
+    def add(y: Array, norm: Array, out: Array) -> None:
+        out[...] = y + norm
+
+    @bus.derive("picky", inputs=["y"], on_error="poison", deferred=True)
+    def picky(y: Array, out: Array) -> None:
+        if y[0] < 0:
+            raise ValueError("negative")
+        out[...] = y.sum()
+
+    bus.map("picky * 2", "behind")
+    for kind in ("control", "gpu_sync", "compiler"):
+        bus.graph.link("y", "plain", kind)
+    bus.graph.link("plain", "large")
+    bus.settle(source="settling")
+    bus.checkpoint()
+    bus["y"][0] = -1  # "plain" is stale, "picky" too
+    bus.settle()  # "picky" and "behind" are poisoned
+    bus.checkpoint()
+    bus.graph.unlink("y", "plain", "gpu_sync")
+    bus["plain"] = 5
+    bus["x"][3] = 0
+    bus.graph.release("behind")
+    bus.graph.release("large")
+    bus["y"] = 7
+    bus.settle()
+    bus.tag("settled")
+    with bus.transaction() as tx:
+        tx.delete("sum")
+        tx.rename("norm", "length")
+    bus.restore(9)
+
+
+def test_the_reader_knows_the_graph(store: Path) -> None:
+    with mmsb.create(store, durability="os") as bus:
+        build_graph(bus)
+        bus.checkpoint()
+    states = plain_reader.replay(plain_reader.read_log(store))
+    with mmsb.open(store) as bus:
+        compare(bus, states)
+        seen = set()
+        for path in sorted((store / "checkpoints").glob("*.ckpt")):
+            state, digest, _ = plain_reader.read_checkpoint(path)
+            assert digest == plain_reader.digest(state) == bus.digest(state.epoch)
+            assert state.pages == states[state.epoch].pages
+            seen |= {places(page)[1:] for page in state.pages.values()}
+        assert seen == {(False, False), (True, False), (False, True)}
+        forms = {
+            (places(page)[0].form, places(page)[0].deferred)
+            for state in states
+            for page in state.pages.values()
+            if page.node
+        }
+        assert forms == {
+            (form, how) for form in ("native", "function") for how in (False, True)
+        } | {("link", False)}
+        newest = {page.name: page for page in states[-1].pages.values()}
+        for handle in bus.pages:
+            assert places(newest[handle.name])[1:] == (handle.stale, handle.poisoned)
+        ids = {page.id: page.name for page in bus.pages}
+        edges = [
+            (ids[src], page.name, kind)
+            for _, page in sorted(states[-1].pages.items())
+            if page.node
+            for src, kind in sorted(
+                [(i, "data") for i in plain_reader.read_node(page.node).inputs]
+                + list(plain_reader.read_node(page.node).links)
+            )
+        ]
+        assert sorted(edges) == sorted(bus.graph.edges())
+
+
+def test_a_checkpoint_without_a_graph_needs_no_new_feature(store: Path) -> None:
+    with mmsb.create(store, durability="os") as bus:
+        x = bus.create_page("x", data=[1.0])
+        bus.checkpoint()
+        bus.map("x + 1", "y")
+        bus.checkpoint()
+        bus["y"].delete()
+        x[0] = 5
+        bus.checkpoint()
+    paths = sorted((store / "checkpoints").glob("*.ckpt"))
+    features = [plain_reader.GRAPH & path.read_bytes()[24] for path in paths]
+    assert features == [0, plain_reader.GRAPH, 0]
+
+
+def test_what_follows_is_logged_as_ordinary_writes(store: Path) -> None:
+    """So nothing that replays a log needs to know of functions."""
+    with mmsb.create(store, durability="os") as bus:
+        bus.create_page("x", data=np.arange(4))
+        bus.map("x * 2", "double")
+        bus.map("sum(double)", "total")
+        bus["x"][1] = 5
+        (commit,) = bus.log(since=bus.epoch)
+        assert [d.page for d in commit.deltas] == [1, 2, 3]
+        assert [list(d.ranges) for d in commit.deltas] == [[(8, 16)], [(8, 16)], [(0, 8)]]
+    state = plain_reader.replay(plain_reader.read_log(store))[-1]
+    assert np.frombuffer(state.pages[2].data, "i8").tolist() == [0, 10, 4, 6]
+    assert np.frombuffer(state.pages[3].data, "i8").tolist() == [20]
 
 
 def test_a_commit_of_64_bytes_takes_at_most_112_bytes_of_log(store: Path) -> None:

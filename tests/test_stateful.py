@@ -38,6 +38,7 @@ from model import (
     Model,
     Refused,
     State,
+    bind_all,
     canonical,
     changed_ranges,
     check_all_epochs,
@@ -112,11 +113,12 @@ class BusMachine(RuleBasedStateMachine):
         op = data.draw(operations(self.model, draft, transaction=False))
         try:
             op.apply(draft)
+            epoch, _ = self.model.commit(draft)
         except Refused as refused:
+            self.seen[f"refused: {refused}"] += 1
             with pytest.raises(refused.error):
                 op.on_bus(self.bus)
             return
-        epoch, _ = self.model.commit(draft)
         assert op.on_bus(self.bus) == epoch
 
     @rule(
@@ -155,13 +157,15 @@ class BusMachine(RuleBasedStateMachine):
                         break
                     seen.append(draft.copy())
                 abort = abort or undone(seen)
+                if not abort and not refused:
+                    refused = self.model.refusal(draft)
                 assert tx.epoch is None and tx.changed is False
                 if abort:
                     raise ZeroDivisionError
         except ZeroDivisionError:
             assert abort
         except mmsb.MMSBError as error:
-            assert refused and isinstance(error, refused), error
+            assert refused and isinstance(error, refused), (error, refused)
         else:
             assert not refused, "the transaction should have been refused"
             epoch, changed = self.model.commit(draft, source, value)
@@ -176,6 +180,7 @@ class BusMachine(RuleBasedStateMachine):
         to = data.draw(st.integers(self.model.first, self.model.epoch))
         epoch, _ = self.model.commit(self.model.restored(to))
         assert self.bus.restore(to) == epoch
+        bind_all(self.bus, self.model.head)
         assert self.bus.digest() == self.bus.digest(to)
 
     # -- looking
@@ -275,14 +280,15 @@ class BusMachine(RuleBasedStateMachine):
             model.head.tags.update(fork.tags)
             assert all(epoch <= at for epoch in fork.tags.values())
             check_bus(fork, model)
+            bind_all(fork, model.head)
             for _ in range(count):
                 draft = model.head.copy()
                 op = data.draw(operations(model, draft, transaction=False))
                 try:
                     op.apply(draft)
+                    epoch, _ = model.commit(draft)
                 except Refused:
                     continue
-                epoch, _ = model.commit(draft)
                 assert op.on_bus(fork) == epoch
             check_all_epochs(fork, model)
             if at:
@@ -298,6 +304,7 @@ class BusMachine(RuleBasedStateMachine):
         self.model = self.model.fork(at)
         self.model.head.tags.clear()
         self.model.head.tags.update(self.bus.tags)
+        bind_all(self.bus, self.model.head)
 
     def look_at_kept(self) -> None:
         for snap, state, epoch, arrays in self.kept:
@@ -386,6 +393,7 @@ class StoreMachine(BusMachine):
             with pytest.raises(mmsb.ReadOnlyError):
                 reader.create_page("never", size=1)
         self.bus = self.open(durability)
+        bind_all(self.bus, self.model.head)
         assert self.bus.recovery.epoch == self.model.epoch
         assert (self.bus.recovery.torn_bytes, list(self.bus.recovery.quarantined)) == (0, [])
         self.look_at_kept()
@@ -402,6 +410,7 @@ class StoreMachine(BusMachine):
             check_bus(new, self.model)
         shutil.rmtree(self.folder / "new.mmsb")
         self.bus = self.open(None)
+        bind_all(self.bus, self.model.head)
         self.look_at_kept()
 
     @precondition(lambda self: self.kills)
@@ -416,18 +425,19 @@ class StoreMachine(BusMachine):
         self.bus.close()
         self.kills -= 1
         self.seen["kills"] += 1
-        before, ops = self.model.epoch, []
+        before, state, ops = self.model.epoch, self.model.head, []
         for _ in range(count):
             draft = self.model.head.copy()
             op = data.draw(operations(self.model, draft, transaction=False))
             try:
                 op.apply(draft)
+                ops.append((op, self.model.commit(draft)[0]))
             except Refused:
                 continue
-            ops.append((op, self.model.commit(draft)[0]))
 
         def work() -> None:
             bus = self.open(durability)
+            bind_all(bus, state)
             for op, epoch in ops:
                 assert op.on_bus(bus) == epoch
             if checkpoint:
@@ -441,6 +451,7 @@ class StoreMachine(BusMachine):
         if durability == "memory" and not checkpoint:  # it promises a prefix only
             assert before <= self.bus.epoch
             self.model.lose_after(self.bus.epoch)
+        bind_all(self.bus, self.model.head)
         assert self.bus.recovery.epoch == self.model.epoch
         self.look_at_kept()
 

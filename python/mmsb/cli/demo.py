@@ -116,6 +116,8 @@ class _Teller:
             f"A child process (pid {facts['pid']}) integrated, one commit a day,",
             "until SIGKILL ended it at a random moment.",
             f"The last commit it had reported is epoch {facts['acknowledged_epoch']:,}.",
+            f"The {facts['derived_checked']} derived pages in it follow from the others "
+            "to the last bit.",
         )
 
     def recover(self, facts: dict[str, Any]) -> None:
@@ -124,7 +126,10 @@ class _Teller:
             f"It opens at epoch {facts['epoch']:,}, {facts['date']}: nothing reported is lost.",
             f"It cost {facts['seconds'] * 1000:.1f} ms for {facts['records']:,} records; "
             f"{facts['torn_bytes']} torn bytes were set aside.",
+            "The function of the energy was registered again; nothing was computed anew.",
             f"Then on to {facts['continued_to']}: {facts['commits']:,} more commits.",
+            f"The {facts['derived_checked']} derived pages follow to the last bit, "
+            "before and after.",
         )
 
     def prove(self, facts: dict[str, Any]) -> None:
@@ -178,6 +183,11 @@ class _Teller:
                 for row in facts["apart"]
             ],
         )
+        if not self.out.as_json:
+            self.out.text(
+                f"   The fork's {facts['derived_checked']} derived pages follow from its own "
+                "bodies to the last bit."
+            )
 
     def verify(
         self, facts: dict[str, Any], recover: dict[str, Any], path: Path, seconds: float

@@ -6,6 +6,8 @@
 4. `closest`: the history knows when Mars was nearest.
 5. `fork`: the same years without Jupiter.
 6. `verify`: every byte of the store is read and checked.
+
+After the kill, the recovery and the fork, `check` computes the derived pages anew and compares.
 """
 
 from __future__ import annotations
@@ -15,13 +17,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 import mmsb
+from mmsb.demo import derived
 from mmsb.demo.child import RECORD
 from mmsb.demo.elements import AU_KM, Floats, bodies
 from mmsb.demo.system import END, advance, date_of, day_of, remove_body, start
@@ -41,11 +45,20 @@ class DemoError(Exception):
     code = "demo-failed"
 
 
+def check(pages: Mapping[str, npt.NDArray[Any]], when: str) -> int:
+    """Compare each derived page with what NumPy makes of its inputs; return how many there are."""
+    expected = derived.follows(pages)
+    for name, values in expected.items():
+        if pages[name].tobytes() != values.tobytes():
+            raise DemoError(f"{name} is not what follows from its inputs {when}")
+    return len(expected)
+
+
 def kill(path: Path, progress: Progress) -> Facts:
     """Start the child, let it run to a random day, kill it.
 
     The kill comes without warning some microseconds after the chosen day was acknowledged, so it
-    may hit the child while it computes, commits or reports.
+    may hit the child while it computes, commits or reports. What it left is then read as it is.
     """
     target = random.randrange(LAST_DAY // 10, LAST_DAY * 4 // 5)
     command = [sys.executable, "-m", "mmsb.demo.child", str(path)]
@@ -69,11 +82,18 @@ def kill(path: Path, progress: Progress) -> Facts:
     whole = len(rest) // RECORD * RECORD
     if whole:
         acknowledged = int.from_bytes(rest[whole - RECORD : whole], "little")
-    return {"pid": child.pid, "signal": "SIGKILL", "acknowledged_epoch": acknowledged}
+    with mmsb.open(path) as bus, bus.snapshot() as left:
+        checked = check(left, "after the kill")
+    return {
+        "pid": child.pid,
+        "signal": "SIGKILL",
+        "acknowledged_epoch": acknowledged,
+        "derived_checked": checked,
+    }
 
 
 def recover(bus: mmsb.Bus, acknowledged: int, progress: Progress) -> Facts:
-    """Say what a freshly opened bus found, then go on to the last day.
+    """Say what a freshly opened bus found, register the energy again, go on to the last day.
 
     Parameters
     ----------
@@ -96,10 +116,19 @@ def recover(bus: mmsb.Bus, acknowledged: int, progress: Progress) -> Facts:
         "records": found.records,
         "torn_bytes": found.torn_bytes,
     }
+    facts["unbound"] = bus.graph.unbound
+    energy = derived.register(bus)
+    if energy.calls or bus.epoch != found.epoch or bus.graph.unbound:
+        raise DemoError("the energy was to be registered again, and computed only when it changes")
+    with bus.snapshot() as now:
+        check(now, "after the recovery")
     begin = time.perf_counter()
     for epoch in advance(bus, until=LAST_DAY):
         progress(epoch - found.epoch, LAST_DAY - day)
     seconds = time.perf_counter() - begin
+    with bus.snapshot() as now:
+        facts["derived_checked"] = check(now, "at the end")
+    facts["energy_calls"] = energy.calls
     facts["continued_to"] = date_of(int(bus["day"]))
     facts["commits"] = bus.epoch - found.epoch
     facts["commits_per_second"] = facts["commits"] / seconds
@@ -165,7 +194,12 @@ def fork(bus: mmsb.Bus, epoch: int, progress: Progress) -> Facts:
     """Fork at `epoch`, take Jupiter out of the fork, and measure how far the orbits part."""
     with bus.fork(epoch) as other:
         first = int(other["day"])
+        with other.snapshot() as now:
+            check(now, "in the fork")
+        derived.register(other)
         remove_body(other, "Jupiter")
+        with other.snapshot() as now:
+            check(now, "without Jupiter")
         names = other["gm"].meta["bodies"]
         kept = [bodies().names.index(name) for name in names]
         table = []
@@ -179,11 +213,14 @@ def fork(bus: mmsb.Bus, epoch: int, progress: Progress) -> Facts:
             table.append(
                 {"date": date.isoformat(), "km": dict(zip(names[1:], km[1:], strict=True))}
             )
+        with other.snapshot() as now:
+            checked = check(now, "at the end of the fork")
         return {
             "epoch": epoch,
             "date": date_of(first),
             "removed": "Jupiter",
             "commits": other.epoch - epoch,
+            "derived_checked": checked,
             "apart": table,
         }
 

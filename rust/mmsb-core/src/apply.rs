@@ -60,17 +60,29 @@ pub(crate) fn no_page(id: u64) -> Error {
 #[inline]
 fn write(edit: &mut Edit<'_>, id: u64, offset: u64, data: &[u8]) -> Result<bool> {
     let slot = slot_of(edit, id)?;
+    write_at(edit, id, &slot, offset, data).map(|new| new.is_some())
+}
+
+/// The same for whoever has the page's slot. Returns the new one, if the bytes are others than before.
+#[inline]
+pub(crate) fn write_at(
+    edit: &mut Edit<'_>,
+    id: u64,
+    slot: &Slot,
+    offset: u64,
+    data: &[u8],
+) -> Result<Option<Slot>> {
     if offset > slot.len || data.len() as u64 > slot.len - offset {
         return Err(past_end(id, offset, data.len() as u64, slot.len));
     }
-    let Some(at) = page::write(edit, id, &slot, offset, data)? else {
-        return Ok(false);
+    let Some(at) = page::write(edit, id, slot, offset, data)? else {
+        return Ok(None);
     };
-    let new = Slot { data: at, epoch: edit.epoch(), ..slot };
-    if new != slot {
+    let new = Slot { data: at, epoch: edit.epoch(), ..*slot };
+    if new != *slot {
         table::set(edit, id, new)?;
     }
-    Ok(true)
+    Ok(Some(new))
 }
 
 pub(crate) fn past_end(id: u64, offset: u64, len: u64, nbytes: u64) -> Error {

@@ -83,6 +83,8 @@ pub struct Options {
     pub checkpoint_every: Option<u64>,
     /// Checkpoints are compressed.
     pub compress: bool,
+    /// Most threads that compute derived pages side by side; without one, as many as the machine runs at once.
+    pub threads: Option<usize>,
 }
 
 /// What opening a store found.
@@ -424,6 +426,8 @@ impl Bus {
     fn assemble(core: Arc<Core>, past: Arc<Past>, made: Made<'_>) -> Bus {
         let Made { mode, in_memory, durability, segment, opened, .. } = made;
         let read_end = opened.as_ref().filter(|_| mode == Mode::Read).map(|&(_, end)| end);
+        let threads = made.options.threads.unwrap_or_else(threads);
+        lock(&core.sequencer).propagation.set_threads(threads);
         let (log, pages) = core.log_and_page_bytes();
         let checkpointed = made.checkpoint.unwrap_or(0);
         let keeper = Keeper::new(made.options.checkpoint_every, log, pages, checkpointed);
@@ -444,6 +448,12 @@ impl Bus {
             read_end,
         })
     }
+}
+
+/// Threads that the machine runs at once; model checkers have their own.
+fn threads() -> usize {
+    let is_modelled = cfg!(any(loom, shuttle));
+    if is_modelled { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) }
 }
 
 /// What makes one bus another than the next.

@@ -10,6 +10,7 @@
 
 mod compiled;
 mod function;
+mod parallel;
 mod structure;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ pub(crate) use function::{check_reentrancy, check_reentrancy_of};
 pub(crate) use structure::load;
 
 use self::compiled::Compiled;
+use self::parallel::Threads;
 use self::wave::Wave;
 use crate::arena::Mem;
 use crate::catalog::Desc;
@@ -48,6 +50,7 @@ pub(crate) struct Propagation {
     /// Waves so far.
     waves: u64,
     room: wave::Room,
+    threads: Threads,
 }
 
 impl fmt::Debug for Propagation {
@@ -69,9 +72,15 @@ pub(crate) enum Manner {
 }
 
 impl Propagation {
+    /// How many threads may compute pages of one level side by side.
+    pub(crate) fn set_threads(&mut self, most: usize) {
+        self.threads = Threads::new(most);
+    }
+
     /// Brings the working graph to a state that is not the one before plus a commit.
     pub(crate) fn load(&mut self, mem: Mem, root: &Root) -> Result<()> {
-        *self = Propagation { graph: Some(structure::load(mem, root)?), ..Propagation::default() };
+        self.graph = Some(structure::load(mem, root)?);
+        self.compiled = None;
         Ok(())
     }
 
@@ -116,6 +125,7 @@ impl Propagation {
             engine,
             serial: self.waves,
             room: &mut self.room,
+            threads: &self.threads,
         };
         let ran =
             if changed || wave.batch.manner == Manner::Settle { wave.run() } else { wave.check() };

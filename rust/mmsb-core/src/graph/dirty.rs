@@ -89,7 +89,6 @@ impl Dirty {
     }
 
     /// Takes the positions of a range out, appended to `taken` in ascending order.
-    #[cfg(test)]
     pub(crate) fn take_range(&mut self, range: Range<u32>, taken: &mut Vec<u32>) {
         let end = range.end.min(self.len);
         let mut from = range.start;

@@ -99,7 +99,6 @@ impl Plan {
 
     /// The positions of a level; none where there is no such level.
     #[must_use]
-    #[cfg(test)]
     pub(crate) fn range(&self, level: u32) -> Range<u32> {
         match self.starts.get(level as usize..) {
             Some(&[start, end, ..]) => start..end,

@@ -187,6 +187,11 @@ impl Kernel {
         &self.shape
     }
 
+    /// About how many elementary steps a run takes, each well below a nanosecond.
+    pub(crate) fn effort(&self) -> u64 {
+        self.plan.stages.iter().fold(0, |all: u64, stage| all.saturating_add(stage.effort()))
+    }
+
     /// Computes the result into `out`. Inputs (all of them, in the order of the compilation) and
     /// result are little-endian elements in C order, at any alignment.
     ///

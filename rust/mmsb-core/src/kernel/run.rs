@@ -84,6 +84,20 @@ pub(super) struct Stage {
 const FEW: usize = 16;
 
 impl Stage {
+    /// About how many elementary steps it takes.
+    pub(super) fn effort(&self) -> u64 {
+        let product = |factors: [usize; 3]| {
+            factors.iter().fold(1, |all: u64, &factor| all.saturating_mul(factor as u64))
+        };
+        match &self.work {
+            Work::Map(program, _) => product([program.each.len() + 1, self.count, 1]),
+            Work::Fold(fold) => product([fold.outer, fold.length, fold.inner])
+                .saturating_mul(fold.program.each.len() as u64 + 1),
+            Work::Product(_, at) => product([at.rows, at.inner, at.columns]),
+            Work::Closure(_, at) => product([at.size; 3]),
+        }
+    }
+
     fn work(&self, level: Level, frame: &mut Frame<'_>) {
         match &self.work {
             Work::Map(program, store) => map(level, frame, self.count, program, store),

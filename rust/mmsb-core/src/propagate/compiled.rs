@@ -40,6 +40,10 @@ impl Bits {
         self.0[position as usize / 64] |= 1 << (position % 64);
     }
 
+    pub(super) fn has(&self, position: u32) -> bool {
+        self.0[position as usize / 64] & (1 << (position % 64)) != 0
+    }
+
     /// Whether it is set; then it is not any more.
     #[inline]
     pub(super) fn take(&mut self, position: u32) -> bool {

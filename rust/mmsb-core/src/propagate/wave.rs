@@ -3,19 +3,20 @@
 //! The order is that of the plan, so it depends on the graph only. What a page becomes is compared with what it was;
 //! where they are equal the wave ends. A wave that fails leaves nothing: the commit is given back as a whole.
 
-use super::compiled::Compiled;
-use super::compiled::element_of;
-use super::structure::{function_changed, node_of};
-use super::{Call, Failure, Functions, Manner, function, title};
+mod compute;
+
+use super::compiled::{Compiled, Step};
+use super::parallel::{Task, Threads};
+use super::structure::function_changed;
+use super::{Failure, Functions, Manner, title};
 use crate::apply::{self, apply};
 use crate::arena::Mem;
 use crate::catalog::Desc;
 use crate::delta::{Batch, Op, Ops};
-use crate::diff::diff_ranges_at;
 use crate::edit::Edit;
 use crate::error::InGraph;
 use crate::graph::{Edge, Form, Kind, Marks};
-use crate::kernel::Scratch;
+use crate::kernel::{Failed, Kernel, Scratch};
 use crate::root::Root;
 use crate::table::{self, Slot};
 use crate::{Code, Error, Result, page};
@@ -25,6 +26,11 @@ const UNBOUND: &str = "its function is not registered in this process; register 
 
 /// What computing a page gives.
 type Tried<T> = std::result::Result<T, Failure>;
+
+/// Bytes that a write takes beside its data: many small changes cost more apart than together.
+const APART: u64 = 16;
+/// Inputs that need no memory of their own.
+const FEW: usize = 6;
 
 /// Memory that waves use again.
 #[derive(Default)]
@@ -37,6 +43,35 @@ pub(super) struct Room {
     /// Positions of the pages that the commit's own operations are about.
     touched: Vec<u32>,
     slots: Vec<(u64, Slot)>,
+    level: Vec<u32>,
+    ahead: Ahead,
+}
+
+/// What kernels of a level have given already, in the order of their positions.
+#[derive(Default)]
+struct Ahead {
+    out: Vec<u8>,
+    /// Position, and where in `out` its bytes are.
+    places: Vec<(u32, usize, usize)>,
+    done: Vec<std::result::Result<(), Failed>>,
+    next: usize,
+}
+
+impl Ahead {
+    /// What the kernel of a position gave. Positions are asked for in their order.
+    fn take(&mut self, position: u32) -> Option<Tried<&[u8]>> {
+        let &(at, start, len) = self.places.get(self.next).filter(|place| place.0 == position)?;
+        assert_eq!(at, position, "what was given is another page's");
+        let done = std::mem::replace(&mut self.done[self.next], Ok(()));
+        self.next += 1;
+        Some(done.map(|()| &self.out[start..start + len]).map_err(|failed| failure(&failed.what)))
+    }
+
+    fn clear(&mut self) {
+        self.places.clear();
+        self.done.clear();
+        self.next = 0;
+    }
 }
 
 pub(super) struct Wave<'a, 'e> {
@@ -49,6 +84,7 @@ pub(super) struct Wave<'a, 'e> {
     pub(super) engine: usize,
     pub(super) serial: u64,
     pub(super) room: &'a mut Room,
+    pub(super) threads: &'a Threads,
 }
 
 /// What is needed before a wave can go on.
@@ -67,11 +103,7 @@ impl Wave<'_, '_> {
         let Some(function) = self.function(page) else { return Ok(()) };
         let mut ran = Ok(());
         self.edit.let_go();
-        function.enter(&mut || {
-            self.compiled.due.set(position);
-            self.compiled.data.set(position);
-            ran = self.go_on(true).map(drop);
-        });
+        function.enter(&mut || ran = self.go_on(true).map(drop));
         ran
     }
 
@@ -205,46 +237,128 @@ impl Wave<'_, '_> {
         }
     }
 
-    /// Goes from page to page; without having entered only as far as to the first function.
+    /// Goes from level to level; without having entered only as far as to the first function.
     fn go_on(&mut self, entered: bool) -> Result<Stop> {
-        while let Some(position) = self.compiled.due.pop_first() {
-            let is_computed = self.compiled.data.take(position);
-            let step = self.compiled.step(position);
-            let id = self.compiled.plan.page(position);
-            let Some(slot) = self.slot(id) else { continue };
-            let marks = Desc::at(self.edit.mem(), slot.desc).marks();
-            let is_put_off = step.deferred && self.batch.manner != Manner::Settle;
-            if step.form == Form::Link || !is_computed || is_put_off {
-                self.mark_stale(position, id, marks)?;
-                continue;
+        let mut level = std::mem::take(&mut self.room.level);
+        let mut ahead = std::mem::take(&mut self.room.ahead);
+        let mut stop = Ok(Stop::Done);
+        while let Some(first) = self.compiled.due.pop_first() {
+            let Compiled { plan, due, .. } = &mut *self.compiled;
+            level.clear();
+            level.push(first);
+            due.take_range(plan.range(plan.level(first)), &mut level);
+            if level.len() > 1 {
+                self.look_ahead(&level, &mut ahead);
             }
-            if self.compiled.has_poison && self.has_poisoned_input(step) {
-                self.poison(position, id, marks)?;
-                continue;
+            stop = self.visit_all(&level, &mut ahead, entered);
+            ahead.clear();
+            if !matches!(stop, Ok(Stop::Done)) {
+                break;
             }
-            if step.form == Form::Function && !entered && self.function(id).is_some() {
-                return Ok(Stop::Enter(position));
-            }
-            let changed = match self.compute(position, id, &slot) {
-                Ok(changed) => changed?,
-                Err(failure) if step.poisons && !failure.fatal => {
-                    self.poison(position, id, marks)?;
-                    continue;
-                }
-                Err(failure) => return Err(self.failed(position, failure)),
-            };
-            if marks != Marks::default() {
-                self.mark(id, Marks::default())?;
-            }
-            // Whoever was poisoned by it is not any more, whatever its bytes are.
-            if changed || marks.poisoned {
-                self.spread(position);
+        }
+        (self.room.level, self.room.ahead) = (level, ahead);
+        stop
+    }
+
+    /// Visits the pages of a level. Those behind a function that has to be entered are due again.
+    fn visit_all(&mut self, level: &[u32], ahead: &mut Ahead, entered: bool) -> Result<Stop> {
+        for (n, &position) in level.iter().enumerate() {
+            if let Stop::Enter(function) = self.visit(position, ahead, entered)? {
+                level[n..].iter().for_each(|&rest| self.compiled.due.set(rest));
+                return Ok(Stop::Enter(function));
             }
         }
         Ok(Stop::Done)
     }
 
-    fn has_poisoned_input(&self, step: super::compiled::Step) -> bool {
+    fn is_put_off(&self, step: Step) -> bool {
+        step.deferred && self.batch.manner != Manner::Settle
+    }
+
+    fn visit(&mut self, position: u32, ahead: &mut Ahead, entered: bool) -> Result<Stop> {
+        let is_computed = self.compiled.data.take(position);
+        let step = self.compiled.step(position);
+        let id = self.compiled.plan.page(position);
+        let Some(slot) = self.slot(id) else { return Ok(Stop::Done) };
+        let marks = Desc::at(self.edit.mem(), slot.desc).marks();
+        if step.form == Form::Link || !is_computed || self.is_put_off(step) {
+            return self.mark_stale(position, id, marks).map(|()| Stop::Done);
+        }
+        if self.compiled.has_poison && self.has_poisoned_input(step) {
+            return self.poison(position, id, marks).map(|()| Stop::Done);
+        }
+        if step.form == Form::Function && !entered && self.function(id).is_some() {
+            self.compiled.data.set(position);
+            return Ok(Stop::Enter(position));
+        }
+        let computed = match ahead.take(position) {
+            Some(done) => done.map(|out| self.put(id, &slot, out)),
+            None => self.compute(position, id, &slot),
+        };
+        let changed = match computed {
+            Ok(changed) => changed?,
+            Err(failure) if step.poisons && !failure.fatal => {
+                return self.poison(position, id, marks).map(|()| Stop::Done);
+            }
+            Err(failure) => return Err(self.failed(position, failure)),
+        };
+        if marks != Marks::default() {
+            self.mark(id, Marks::default())?;
+        }
+        // Whoever was poisoned by it is not any more, whatever its bytes are.
+        if changed || marks.poisoned {
+            self.spread(position);
+        }
+        Ok(Stop::Done)
+    }
+
+    /// The kernel of a position that will certainly be run in this wave.
+    fn due_kernel(&self, position: u32) -> Option<&Kernel> {
+        let step = self.compiled.step(position);
+        let is_due = self.compiled.data.has(position) && !self.is_put_off(step);
+        let kernel = self.compiled.kernel(step).filter(|_| is_due)?;
+        (!self.compiled.has_poison || !self.has_poisoned_input(step)).then_some(kernel)
+    }
+
+    /// Runs the kernels of a level by several threads, if there is enough to do.
+    fn look_ahead(&mut self, level: &[u32], ahead: &mut Ahead) {
+        let efforts = level.iter().filter_map(|&at| self.due_kernel(at)).map(Kernel::effort);
+        let effort = efforts.fold(0, |all: u64, effort| all.saturating_add(effort));
+        if !self.threads.are_worth(effort) {
+            return;
+        }
+        let mem = self.edit.mem();
+        let mut ready = Vec::new();
+        for &position in level {
+            let Some(kernel) = self.due_kernel(position) else { continue };
+            let slot = self.slot(self.compiled.plan.page(position));
+            let inputs = self.compiled.inputs(self.compiled.step(position));
+            let adjacent = |&input: &u64| {
+                let slot = self.slot(input)?;
+                let at = page::contiguous(mem, &slot, 0, slot.len).filter(|_| slot.len > 0);
+                at.map(|at| mem.bytes(at, slot.len))
+            };
+            // What is scattered is gathered when its turn comes.
+            let inputs: Option<Vec<&[u8]>> = inputs.iter().map(adjacent).collect();
+            if let Some((slot, inputs)) = slot.zip(inputs) {
+                ready.push((position, kernel, inputs, slot.len as usize));
+            }
+        }
+        let all = ready.iter().map(|ready| ready.3).sum();
+        ahead.out.resize(all, 0);
+        let (mut rest, mut at, mut tasks) = (&mut ahead.out[..], 0, Vec::new());
+        for (position, kernel, inputs, len) in ready {
+            let (out, behind) = rest.split_at_mut(len);
+            rest = behind;
+            ahead.places.push((position, at, len));
+            at += len;
+            tasks.push(Task { kernel, inputs, out, done: Ok(()) });
+        }
+        self.threads.run(&mut tasks);
+        ahead.done.extend(tasks.into_iter().map(|task| task.done));
+    }
+
+    fn has_poisoned_input(&self, step: Step) -> bool {
         let mem = self.edit.mem();
         self.compiled
             .inputs(step)
@@ -289,151 +403,6 @@ impl Wave<'_, '_> {
         apply(self.edit, &self.batch.ops()[from..]).map(drop)
     }
 
-    /// Computes a page. Returns whether its bytes are others now.
-    fn compute(&mut self, position: u32, id: u64, slot: &Slot) -> Tried<Result<bool>> {
-        match self.compiled.step(position).form {
-            Form::Native => {
-                let mut out = std::mem::take(&mut self.room.out);
-                let done = self.run_kernel(position, id, slot, &mut out);
-                let put = done.map(|()| self.put(id, slot, &out));
-                self.room.out = out;
-                put
-            }
-            _ => self.call(position, id, slot),
-        }
-    }
-
-    fn run_kernel(&mut self, position: u32, id: u64, slot: &Slot, out: &mut Vec<u8>) -> Tried<()> {
-        if self.compiled.kernel(self.compiled.step(position)).is_none() {
-            self.compile(position, id, slot)?;
-        }
-        let (mem, step) = (self.edit.mem(), self.compiled.step(position));
-        let Some(kernel) = self.compiled.kernel(step) else {
-            return Err(failure("it has no kernel"));
-        };
-        out.resize(slot.len as usize, 0);
-        let inputs = self.compiled.inputs(step);
-        let mut gathered = std::mem::take(&mut self.room.gathered);
-        gathered.resize_with(gathered.len().max(inputs.len()), Vec::new);
-        let mut args: Vec<&[u8]> = Vec::with_capacity(inputs.len());
-        for (&input, room) in inputs.iter().zip(&mut gathered) {
-            let Some(slot) = self.slot(input) else { return Err(failure("an input is not there")) };
-            args.push(bytes_of(&mem, &slot, room));
-        }
-        let ran = kernel.run(&args, out, &mut self.room.scratch);
-        drop(args);
-        self.room.gathered = gathered;
-        ran.map_err(|failed| failure(&failed.what))
-    }
-
-    fn compile(&mut self, position: u32, id: u64, slot: &Slot) -> Tried<()> {
-        let mem = self.edit.mem();
-        let Some(node) = node_of(&mem, slot.desc) else {
-            return Err(failure("it has no expression"));
-        };
-        let mut args = Vec::with_capacity(node.inputs.len());
-        for &input in &node.inputs {
-            let Some(slot) = self.slot(input) else { return Err(failure("an input is not there")) };
-            let desc = Desc::at(mem, slot.desc);
-            let Some(element) = element_of(desc.dtype()) else {
-                let what = format!(
-                    "{} has elements that no expression takes ({}); copy it into a page of plain numbers",
-                    title(mem, &self.edit.root, input),
-                    desc.dtype()
-                );
-                return Err(failure(&what));
-            };
-            args.push((element, desc.shape().collect()));
-        }
-        self.compiled.compile(position, node.text, &args).map_err(|what| failure(&what))?;
-        let Some(kernel) = self.compiled.kernel(self.compiled.step(position)) else {
-            return Err(failure("it has no kernel"));
-        };
-        let desc = Desc::at(mem, slot.desc);
-        let shape: Vec<u64> = desc.shape().collect();
-        if element_of(desc.dtype()) != Some(kernel.element()) || shape != kernel.shape() {
-            let dtype = desc.dtype().to_owned();
-            let has = element_of(&dtype).map_or(dtype.as_str(), |element| element.name());
-            let what = format!(
-                "{:?} gives {} {:?}, and {} has {has} {shape:?}",
-                node.text,
-                kernel.element().name(),
-                kernel.shape(),
-                title(mem, &self.edit.root, id),
-            );
-            return Err(failure(&what));
-        }
-        Ok(())
-    }
-
-    /// What can be known of a function before it runs.
-    fn check_function(&mut self, position: u32, id: u64, slot: &Slot) -> Result<()> {
-        if self.compiled.step(position).form != Form::Native {
-            return Ok(());
-        }
-        self.compile(position, id, slot)
-            .map_err(|failure| Error::new(Code::Argument, failure.message))
-    }
-
-    fn call(&mut self, position: u32, id: u64, slot: &Slot) -> Tried<Result<bool>> {
-        let Some(function) = self.function(id) else {
-            return Err(failure(UNBOUND));
-        };
-        let mem = self.edit.mem();
-        let mut slots = std::mem::take(&mut self.room.slots);
-        slots.clear();
-        for &input in self.compiled.inputs(self.compiled.step(position)) {
-            let Some(slot) = self.slot(input) else { return Err(failure("an input is not there")) };
-            slots.push((input, slot));
-        }
-        let call = Call {
-            page: id,
-            slot: *slot,
-            inputs: &slots,
-            mem,
-            epoch: self.edit.epoch(),
-            wave: self.serial,
-        };
-        let mut put = None;
-        self.edit.let_go();
-        let running = function::Running::begin(self.engine);
-        let ran = function.compute(&call, &mut |bytes| put = Some(self.put(id, slot, bytes)));
-        drop(running);
-        self.room.slots = slots;
-        ran?;
-        put.ok_or_else(|| failure("it gave no bytes"))
-    }
-
-    /// Writes what a page is now where it differs from what it was. Returns whether it does.
-    fn put(&mut self, id: u64, slot: &Slot, bytes: &[u8]) -> Result<bool> {
-        assert_eq!(bytes.len() as u64, slot.len, "a page is computed as a whole");
-        let mem = self.edit.mem();
-        let itemsize = Desc::at(mem, slot.desc).itemsize().max(1) as usize;
-        let from = self.batch.bytes();
-        let ranges = &mut self.room.ranges;
-        ranges.clear();
-        page::parts(mem, slot, 0, slot.len, &mut |at, old| {
-            let new = &bytes[at as usize..][..old.len()];
-            if old != new {
-                diff_ranges_at(old, new, at, slot.len, itemsize, ranges);
-            }
-        });
-        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return Ok(false) };
-        let (start, stop) = (first.0, last.1);
-        // Many small changes cost more bytes apart than together.
-        const APART: u64 = 16;
-        let apart: u64 = ranges.iter().map(|range| range.1 - range.0 + APART).sum();
-        if apart > stop - start {
-            ranges.clear();
-            ranges.push((start, stop));
-        }
-        for &(start, stop) in &*ranges {
-            self.batch.write(id, start, &bytes[start as usize..stop as usize]);
-        }
-        self.apply(from)?;
-        Ok(true)
-    }
-
     /// A page could not be computed: the whole commit fails.
     fn failed(&self, position: u32, failure: Failure) -> Error {
         let (mem, root) = (self.edit.mem(), &self.edit.root);
@@ -469,21 +438,6 @@ impl Wave<'_, '_> {
         }
         path.reverse();
         path
-    }
-}
-
-/// The bytes of a page; of one that is scattered a copy.
-fn bytes_of<'m>(mem: &'m Mem, slot: &Slot, room: &'m mut Vec<u8>) -> &'m [u8] {
-    if slot.len == 0 {
-        return &[];
-    }
-    match page::contiguous(*mem, slot, 0, slot.len) {
-        Some(at) => mem.bytes(at, slot.len),
-        None => {
-            room.resize(slot.len as usize, 0);
-            page::read(*mem, slot, 0, room);
-            room
-        }
     }
 }
 

@@ -1,0 +1,253 @@
+//! Events: one for each commit, in the order of the epochs, for whoever subscribed.
+//!
+//! A subscription is registered under the sequencer's lock, where epochs are published too; so it begins with the first
+//! epoch published after the call, and misses none. Its queue is bounded: a commit never waits for whoever is slow, and
+//! tells it how many events it missed instead.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
+
+use crate::arena::Mem;
+use crate::delta::{Batch, Op, Ops};
+use crate::fork;
+use crate::propagate::Report;
+use crate::root::Root;
+use crate::sync::{Condvar, Mutex, lock};
+use crate::{Code, Error, Result, table};
+
+/// What a commit did. Lists of pages are sorted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Event {
+    /// The epoch that it made.
+    pub epoch: u64,
+    /// Pages whose bytes changed, derived ones too.
+    pub changed: Vec<u64>,
+    /// Pages that are new.
+    pub created: Vec<u64>,
+    /// Pages that went.
+    pub deleted: Vec<u64>,
+    /// Pages with another name, shape, other metadata or another place in the graph.
+    pub described: Vec<u64>,
+    /// Pages that became stale.
+    pub stale: Vec<u64>,
+    /// Pages that became poisoned.
+    pub poisoned: Vec<u64>,
+    /// Pages that were computed and stayed what they were.
+    pub cut_off: Vec<u64>,
+    /// Pages whose copies on devices are old.
+    pub gpu_sync: Vec<u64>,
+    /// Pages for which what was compiled is old.
+    pub compiler: Vec<u64>,
+}
+
+impl Event {
+    /// The event of a commit that made `root` of `base`.
+    pub(crate) fn of(mem: Mem, base: &Root, root: &Root, batch: &Batch, report: &Report) -> Event {
+        let slot = |root: &Root, id| table::get(mem, root.table, root.height, id);
+        let (mut touched, mut described) = (BTreeSet::new(), BTreeSet::new());
+        for op in Ops::new(batch.ops()).flatten() {
+            touched.extend(op.page());
+            match op {
+                Op::Rename { id, .. }
+                | Op::SetMeta { id, .. }
+                | Op::Resize { id, .. }
+                | Op::Node { id, .. } => {
+                    described.insert(id);
+                }
+                _ => {}
+            }
+        }
+        let mut event = Event { epoch: root.epoch, ..Event::default() };
+        for id in touched {
+            match (slot(base, id), slot(root, id)) {
+                (None, Some(_)) => event.created.push(id),
+                (Some(_), None) => event.deleted.push(id),
+                (Some(was), Some(is)) => {
+                    if is.epoch == root.epoch {
+                        event.changed.push(id);
+                    }
+                    if was.desc != is.desc && described.contains(&id) {
+                        event.described.push(id);
+                    }
+                }
+                (None, None) => {}
+            }
+        }
+        let sorted = |pages: &mut dyn Iterator<Item = u64>| {
+            let pages: BTreeSet<u64> = pages.collect();
+            pages.into_iter().collect()
+        };
+        event.stale = sorted(&mut report.stale.iter().copied());
+        event.poisoned = sorted(&mut report.poisoned.iter().copied());
+        event.cut_off = sorted(&mut report.cut_off.iter().map(|&(page, _)| page));
+        event.gpu_sync = sorted(&mut report.gpu_sync.iter().copied());
+        event.compiler = sorted(&mut report.compiler.iter().copied());
+        event
+    }
+}
+
+/// What a subscription gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// What a commit did.
+    Event(Arc<Event>),
+    /// So many events were missed, those of the epochs from the first to the last of these.
+    Lagged(u64, u64, u64),
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    events: VecDeque<Arc<Event>>,
+    /// How many were missed, and the epochs of the first and the last of them.
+    missed: Option<(u64, u64, u64)>,
+    is_closed: bool,
+    /// Readable as long as there is something to take.
+    signal: Option<OwnedFd>,
+}
+
+impl Waiting {
+    fn has_any(&self) -> bool {
+        !self.events.is_empty() || self.missed.is_some() || self.is_closed
+    }
+
+    fn raise(&self) {
+        if let Some(signal) = &self.signal {
+            // Full means raised.
+            let _ = rustix::io::write(signal, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+/// The queue of one subscription.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    waiting: Mutex<Waiting>,
+    moved: Condvar,
+    most: usize,
+}
+
+impl Queue {
+    pub(crate) fn deliver(&self, event: &Arc<Event>) {
+        let mut waiting = lock(&self.waiting);
+        waiting.events.push_back(Arc::clone(event));
+        if waiting.events.len() > self.most
+            && let Some(lost) = waiting.events.pop_front()
+        {
+            let (count, first, _) = waiting.missed.unwrap_or((0, lost.epoch, 0));
+            waiting.missed = Some((count + 1, first, lost.epoch));
+        }
+        waiting.raise();
+        drop(waiting);
+        self.moved.notify_all();
+    }
+
+    pub(crate) fn close(&self) {
+        let mut waiting = lock(&self.waiting);
+        waiting.is_closed = true;
+        waiting.raise();
+        drop(waiting);
+        self.moved.notify_all();
+    }
+}
+
+/// Those who subscribed.
+#[derive(Debug, Default)]
+pub(crate) struct Subscribers(Vec<Weak<Queue>>);
+
+impl Subscribers {
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn add(&mut self, most: usize) -> Subscription {
+        let waiting = Mutex::new(Waiting::default());
+        let queue = Arc::new(Queue { waiting, moved: Condvar::new(), most: most.max(1) });
+        self.0.push(Arc::downgrade(&queue));
+        Subscription { queue, generation: fork::generation() }
+    }
+
+    /// Tells all of them, and forgets those who went.
+    pub(crate) fn tell(&mut self, event: &Arc<Event>) {
+        self.0.retain(|queue| queue.upgrade().map(|queue| queue.deliver(event)).is_some());
+    }
+
+    /// There will be no more events.
+    pub(crate) fn close(&mut self) {
+        self.0.drain(..).filter_map(|queue| queue.upgrade()).for_each(|queue| queue.close());
+    }
+}
+
+/// Events of one bus, from the moment it was made on.
+#[derive(Debug)]
+pub struct Subscription {
+    queue: Arc<Queue>,
+    generation: u64,
+}
+
+impl Subscription {
+    /// The next event, if it comes before the time is over; `None` without one waits for ever. The outer `None` says
+    /// that the time is over, the inner one that there will be no more.
+    pub fn next(&self, timeout: Option<Duration>) -> Result<Option<Option<Told>>> {
+        fork::check(self.generation)?;
+        let mut waiting = lock(&self.queue.waiting);
+        while !waiting.has_any() {
+            let wait = |guard| match timeout {
+                None => (self.queue.moved.wait(guard).unwrap_or_else(PoisonError::into_inner), false),
+                Some(timeout) => {
+                    let (guard, over) = self
+                        .queue
+                        .moved
+                        .wait_timeout(guard, timeout)
+                        .unwrap_or_else(PoisonError::into_inner);
+                    (guard, over.timed_out())
+                }
+            };
+            let is_over;
+            (waiting, is_over) = wait(waiting);
+            if is_over && !waiting.has_any() {
+                return Ok(None);
+            }
+        }
+        let told = match waiting.missed.take() {
+            Some((count, first, last)) => Some(Told::Lagged(count, first, last)),
+            None => waiting.events.pop_front().map(Told::Event),
+        };
+        if !waiting.has_any()
+            && let Some(signal) = &waiting.signal
+        {
+            let _ = rustix::io::read(signal, &mut [0; 8]);
+        }
+        Ok(Some(told))
+    }
+
+    /// A descriptor that is readable as long as there is something to take, for event loops.
+    pub fn signal(&self) -> Result<BorrowedFd<'_>> {
+        fork::check(self.generation)?;
+        let mut waiting = lock(&self.queue.waiting);
+        if waiting.signal.is_none() {
+            use rustix::event::{EventfdFlags, eventfd};
+            let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+            let made = eventfd(0, flags).map_err(|e| {
+                Error::new(Code::Storage, format!("no descriptor for a subscription: {e}"))
+            })?;
+            waiting.signal = Some(made);
+            if waiting.has_any() {
+                waiting.raise();
+            }
+        }
+        let signal = waiting.signal.as_ref().map(|signal| {
+            // SAFETY-free: the descriptor lives as long as the queue, which this subscription holds.
+            signal.as_fd().try_clone_to_owned()
+        });
+        drop(signal);
+        Err(Error::new(Code::Internal, "no descriptor"))
+    }
+
+    /// Ends it. What is in the queue can be taken still.
+    pub fn close(&self) {
+        self.queue.close();
+    }
+}
