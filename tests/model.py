@@ -876,10 +876,9 @@ def check_bus(bus: Any, model: Model) -> None:
 
 def edges_of(state: State) -> list[tuple[str | int, str | int, str]]:
     """All edges as a bus tells them: by the ids of the pages that follow."""
-    kinds = ("data", *LINKS)
     nodes = [(i, page.node) for i, page in sorted(state.pages.items()) if page.node]
     edges = [edge for i, node in nodes for edge in node.edges(i)]
-    edges.sort(key=lambda edge: (edge[1], edge[0], kinds.index(edge[2])))
+    edges.sort(key=lambda edge: (edge[1], edge[0], edge[2]))
     return [(state.pages[a].name or a, state.pages[b].name or b, kind) for a, b, kind in edges]
 
 

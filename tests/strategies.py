@@ -90,13 +90,13 @@ def operations(draw: Draw, model: Model, draft: State, transaction: bool) -> Any
     kinds = ["create", "tag", "tag"]
     if pages:
         kinds += ["write", "write", "part", "part", "edit", "append", "append", "resize"]
-        kinds += ["rename", "set_meta", "derive", "derive", "derive", "link"]
+        kinds += ["rename", "set_meta", "link", "link"] + ["derive"] * 6
     if steady:
         kinds += ["patch", "patch", "many"]
     if len(pages) > 3:
         kinds += ["delete"] * 3
     if any(page.derived for page in draft.pages.values()):
-        kinds += ["release"]
+        kinds += ["release"] + ["feed"] * 8
     if not transaction:
         kinds += ["untag"] * bool(draft.tags) + ["settle"]
     kind = draw(st.sampled_from(kinds))
@@ -116,6 +116,8 @@ def operations(draw: Draw, model: Model, draft: State, transaction: bool) -> Any
         return draw(_derive(draft))
     if kind == "link":
         return draw(_link(draft))
+    if kind == "feed":
+        return draw(_feed(draft))
     i = draw(st.sampled_from(steady if kind == "patch" else pages))
     page = draft.pages[i]
     if kind == "patch":
@@ -137,10 +139,7 @@ def operations(draw: Draw, model: Model, draft: State, transaction: bool) -> Any
         size = page.shape[0]
         return Resize(i, draw(st.sampled_from([0, 1, size // 2, size, size + 1, size + 900])))
     if kind == "write" or not page.shape:
-        data = content(draw(SEEDS), len(page.data), page.dtype)
-        if data and page.dtype != np.bool_ and draw(st.sampled_from([False, False, True])):
-            data = bytes([UNLUCKY]) + data[1:]
-        return Write(i, None, 0, data)
+        return Write(i, None, 0, content(draw(SEEDS), len(page.data), page.dtype))
     start = draw(st.integers(0, page.shape[0]))
     stop = draw(st.integers(start, min(page.shape[0], start + 2000)))
     data = content(draw(SEEDS), (stop - start) * page.row_bytes(), page.dtype)
@@ -163,9 +162,30 @@ def _derive(draw: Draw, draft: State) -> Derive:
             name, value.dtype, value.shape, meta, Node("native", text, (i,), (), deferred)
         )
     few = st.lists(st.sampled_from(sorted(draft.pages)), min_size=1, max_size=3, unique=True)
-    node = Node("function", "", tuple(draw(few)), (), deferred, draw(st.booleans()))
+    poisons = draw(st.sampled_from([False, True, True]))
+    node = Node("function", "", tuple(draw(few)), (), deferred, poisons)
     shape = draw(st.sampled_from([(), (5,), (0,), (3, 2), (20_000,)]))
     return Derive(name, np.dtype("u1"), shape, meta, node)
+
+
+@st.composite
+def _feed(draw: Draw, draft: State) -> Any:
+    """New bytes for what pages are computed from, or are linked to; some make functions fail."""
+    sources = {
+        src
+        for page in draft.pages.values()
+        if page.node
+        for src in (*page.node.inputs, *(link[0] for link in page.node.links))
+    }
+    fit = [i for i in sorted(sources & draft.pages.keys()) if not draft.pages[i].derived]
+    if not fit:
+        return draw(_derive(draft))
+    i = draw(st.sampled_from(fit))
+    page = draft.pages[i]
+    data = content(draw(SEEDS), len(page.data), page.dtype)
+    if data and page.dtype != np.bool_ and draw(st.booleans()):
+        data = bytes([UNLUCKY]) + data[1:]
+    return Write(i, None, 0, data)
 
 
 @st.composite

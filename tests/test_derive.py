@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import gc
 import operator
+import os
+import pickle
 import signal
 import threading
 import weakref
@@ -410,7 +412,7 @@ def test_results_need_not_be_contiguous(mem: mmsb.Bus, give: Callable[..., Any])
         [1, 2],
         "text",
         True,
-        object(),
+        ...,
         {},
     ],
     ids=repr,
@@ -567,8 +569,6 @@ def test_an_error_of_the_bus_inside_a_function_is_a_failure_of_it(mem: mmsb.Bus)
 
 
 def test_an_uncaught_failure_can_be_pickled_and_keeps_its_details(mem: mmsb.Bus) -> None:
-    import pickle
-
     mem.create_page("x", data=[1.0])
     mem.derive("y", ["x"])(picky)
     with pytest.raises(mmsb.PropagationError) as error:
@@ -1468,3 +1468,171 @@ def test_three_runs_are_equal(tmp_path: Path) -> None:
             return state(bus), log, [bus.digest(e) for e in range(bus.epoch + 1)]
 
     assert run() == run() == run()
+
+
+# --- behaviours of upstream's tests -------------------------------------------------------------
+
+
+def test_a_page_that_passes_another_on(bus: mmsb.Bus) -> None:
+    """U5: equal at once, and not stale."""
+    parent = bus.create_page("parent", size=8)
+    bus.derive("child", ["parent"], 8, "u1")(lambda parent, out: parent)
+    parent[:3] = [1, 2, 3]
+    assert bytes(bus["child"]) == bytes(parent) == b"\1\2\3\0\0\0\0\0" and not bus["child"].stale
+
+
+def test_two_hundred_random_deltas_reach_two_children(bus: mmsb.Bus) -> None:
+    """U13: after each step both children equal the parent."""
+    rng = np.random.default_rng(13)
+    parent = bus.create_page("parent", size=1000)
+    bus.derive("one", ["parent"], 1000, "u1")(lambda parent, out: parent)
+    bus.map("parent | 0", "two")
+    for _ in range(200):
+        at = int(rng.integers(0, 990))
+        data = rng.bytes(int(rng.integers(1, 10)))
+        with bus.transaction() as tx:
+            tx.apply(mmsb.Delta.sparse(parent, [at], [data]))
+        assert bytes(bus["one"]) == bytes(bus["two"]) == bytes(parent)
+
+
+def test_which_inputs_changed_decides_what_runs(mem: mmsb.Bus, counting: Counting) -> None:
+    """U16: inputs are in the order in which they were declared; unchanged ones run nothing."""
+    for name in "abc":
+        mem.create_page(name, data=1.0)
+    mem.derive("y", ["b", "a"])(counting.of("y", lambda b, a, out: b * 10 + a))
+    counting.taken()
+    mem["c"] = 5
+    mem["a"] = 1
+    assert counting.taken() == []
+    mem["a"] = 2
+    assert (float(mem["y"]), counting.taken()) == (12, ["y"])
+    mem["b"] = 3
+    assert (float(mem["y"]), counting.taken()) == (32, ["y"])
+
+
+def workload(bus: mmsb.Bus, seed: int) -> list[str]:
+    """U17: five pages, four that pass them on, ten updates; the digest after each."""
+    rng = np.random.default_rng(seed)
+    for i in range(5):
+        bus.create_page(f"p{i}", data=rng.bytes(8192))
+    for i in range(4):
+        bus.derive(f"q{i}", [f"p{i}"], 8192, "u1")(lambda p, out: p)
+    digests = []
+    for _ in range(10):
+        bus[f"p{rng.integers(5)}"][rng.integers(8000)] = int(rng.integers(256))
+        digests.append(bus.digest())
+    return digests
+
+
+def test_workloads_in_many_threads_are_those_of_one(tmp_path: Path) -> None:
+    with mmsb.Bus() as bus:
+        want = workload(bus, 17)
+    found: list[list[str]] = []
+
+    def work(i: int) -> None:
+        with mmsb.create(tmp_path / str(i), durability="os") if i % 2 else mmsb.Bus() as bus:
+            found.append(workload(bus, 17))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [want] * 6
+
+
+# --- what a function does beside computing ------------------------------------------------------
+
+
+def test_other_threads_read_while_a_function_runs(bus: mmsb.Bus) -> None:
+    bus.create_page("x", data=1.0)
+    seen: list[tuple[int, float, int]] = []
+
+    def look() -> None:
+        with bus.snapshot() as snap:
+            seen.append((bus.epoch, float(snap["x"]), len(list(bus.log()))))
+
+    def function(x: Array, out: Array) -> None:
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        out[...] = x
+
+    bus.derive("y", ["x"])(function)
+    bus["x"] = 5
+    assert seen == [(1, 1, 1), (2, 1, 2)]
+
+
+def test_a_commit_of_another_thread_waits_for_the_function(bus: mmsb.Bus) -> None:
+    bus.create_page("x", data=1.0)
+    bus.create_page("z", data=1.0)
+    threads: list[threading.Thread] = []
+
+    def function(x: Array, out: Array) -> None:
+        threads.append(threading.Thread(target=bus["z"].write, args=(len(threads) + 2.0,)))
+        threads[-1].start()
+        out[...] = x + bus["z"][()]
+
+    bus.derive("y", ["x"])(function)
+    threads[0].join()
+    assert (float(bus["y"]), float(bus["z"])) == (2, 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_may_fork_inside_a_function(bus: mmsb.Bus) -> None:
+    bus.create_page("x", data=1.0)
+
+    def function(x: Array, out: Array) -> None:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                bus["x"].read()
+            except mmsb.ForkedHandleError:
+                os._exit(7)
+            finally:
+                os._exit(1)
+        out[...] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    bus.derive("y", ["x"])(function)
+    assert float(bus["y"]) == 7
+    bus["x"] = 2
+
+
+def test_a_function_without_an_end_of_calls_is_a_failure(bus: mmsb.Bus) -> None:
+    bus.create_page("x", data=1.0)
+
+    def function(x: Array, out: Array) -> None:
+        function(x, out)
+
+    with pytest.raises(mmsb.PropagationError) as error:
+        bus.derive("y", ["x"])(function)
+    assert isinstance(error.value.__cause__, RecursionError)
+    assert bus.epoch == 1
+
+
+def test_what_the_memory_cannot_take_is_refused_as_a_whole() -> None:
+    with mmsb.Bus(max_memory=4 << 20) as bus:
+        bus.create_page("x", data=np.zeros(1000))
+        before = state(bus)
+        with pytest.raises(mmsb.OutOfSpaceError):
+            bus.derive("y", ["x"], 1 << 20)(lambda x, out: out.fill(1))
+        assert state(bus) == before
+        bus.derive("z", ["x"], 1000)(lambda x, out: x + 1)
+        with pytest.raises(mmsb.OutOfSpaceError):
+            for value in range(10_000):
+                bus["x"] = value
+                epoch = bus.epoch
+        assert bus.epoch == epoch and float(bus["z"][5]) == float(bus["x"][5]) + 1
+
+
+def test_a_failure_in_the_middle_of_a_wave_gives_all_memory_back(mem: mmsb.Bus) -> None:
+    mem.create_page("x", data=np.zeros(100_000))
+    mem.map("x + 1", "y")
+    mem.derive("z", ["y"])(picky)
+    used = []
+    for value in (1, *[-5] * 20):
+        try:
+            mem["x"] = value
+        except mmsb.PropagationError:
+            used.append(mem.stats()["memory_bytes"])
+    assert len(used) == 20 and used[0] == used[-1]

@@ -35,7 +35,11 @@ from hypothesis.stateful import (
 from kills import killed
 from mmsb import _core
 from model import (
+    Create,
+    Derive,
+    Link,
     Model,
+    Node,
     Refused,
     State,
     bind_all,
@@ -50,6 +54,15 @@ from strategies import METAS, operations
 
 SOURCES = st.none() | st.sampled_from(["physics", "control"])
 DURABILITIES = st.none() | st.sampled_from(["memory", "os", "disk"])
+# What a run may begin with: a page, what follows from it, and what follows from that.
+SMALL_GRAPH = [
+    Create("a", "u1", (5,), b"\1\2\3\4\5", "{}"),
+    Derive("b", "u1", (5,), "{}", Node("function", "", (1,), poisons=True)),
+    Derive("vel/x", "u1", (5,), "{}", Node("native", "a + 1", (2,))),
+    Derive("pos", "u1", (20_000,), "{}", Node("function", "", (2, 1), deferred=True)),
+    Create("Ä", None, (64,), None, "{}"),
+    Link(3, 5, "control", there=True),
+]
 # Killed hosts a run: each costs as much as all other rules of the run together.
 KILLS = st.sampled_from([0, 0, 0, 1])
 
@@ -92,6 +105,14 @@ class BusMachine(RuleBasedStateMachine):
             for snap, *_ in self.kept:
                 snap.close()
             self.bus.close()
+
+    @initialize(graph=st.booleans())
+    def begin_with_a_graph(self, graph: bool) -> None:
+        for op in SMALL_GRAPH if graph else []:
+            draft = self.model.head.copy()
+            op.apply(draft)
+            epoch, _ = self.model.commit(draft)
+            assert op.on_bus(self.bus) == epoch
 
     @rule(epochs=st.none() | st.integers(1, 9), seconds=st.none() | st.sampled_from([0, 0.01, 5]))
     def retain(self, epochs: int | None, seconds: float | None) -> None:
@@ -340,6 +361,7 @@ class StoreMachine(BusMachine):
         self.kills = kills
         self.bus.close()
         self.bus = self.open(durability)
+        bind_all(self.bus, self.model.head)
 
     @rule()
     def checkpoint(self) -> None:

@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::backup::{self, Upto};
 use crate::core::Core;
 use crate::delta::Batch;
-use crate::graph::Form;
+use crate::events::Subscription;
 use crate::history::{Cost, LogIter, Past, Store};
 use crate::index::Wanted;
 use crate::keeper::Keeper;
 use crate::log::{self, Log, Position};
 use crate::maker::{self, Maker};
 use crate::open::{Mode, Options, Recovery, Report, absolute, durability_code};
-use crate::propagate::{Function, Manner, check_reentrancy, check_reentrancy_of};
+use crate::propagate::{Binding, Function, Manner, check_reentrancy, check_reentrancy_of};
 use crate::retain::Kept;
 use crate::sequence::{Build, Committed, Durability, How};
 use crate::snapshot::{Pin, Snapshot};
@@ -23,7 +23,7 @@ use crate::sync::{Mutex, lock};
 use crate::table;
 use crate::vfs::{OsVfs, Vfs};
 use crate::view::View;
-use crate::{Code, Error, Result, apply, checkpoint, index, restore, trace};
+use crate::{Code, Error, Result, apply, checkpoint, index, propagate, restore, trace};
 
 pub(crate) struct Inner {
     pub(crate) core: Arc<Core>,
@@ -299,33 +299,53 @@ impl Bus {
         })
     }
 
+    /// Events of the epochs that are published from now on. Of more than `most` that nobody took the oldest are dropped,
+    /// and the subscription is told so.
+    pub fn subscribe(&self, most: usize) -> Result<Subscription> {
+        let core = self.waits()?;
+        if self.0.mode == Mode::Read {
+            let what = "the bus was opened with mode='r'; it shows one epoch and has no events";
+            return Err(Error::new(Code::ReadOnly, what));
+        }
+        Ok(lock(&core.sequencer).subscribers.add(most))
+    }
+
     /// From now on the function computes the page, whose place in the graph says that one does; nothing is computed.
+    /// It does so as long as the page has the inputs that it has now.
     pub fn bind(&self, page: u64, function: Arc<dyn Function>) -> Result<()> {
         let core = self.writable()?;
-        let info = Snapshot::brief(core).info(page)?.ok_or_else(|| apply::no_page(page))?;
-        if info.node().is_none_or(|node| node.form != Form::Function) {
+        let pin = Pin::brief(core);
+        let Some(inputs) = propagate::inputs_of(core.mem(), &pin.root, page) else {
             let what = format!("page {page} is not derived by a function");
             return Err(Error::new(Code::Argument, what));
-        }
-        core.bind(&mut vec![(page, function)]);
+        };
+        core.put_binding(page, Binding { function, inputs });
         Ok(())
     }
 
-    /// Puts a function in the place of one that is bound.
-    pub fn rebind(&self, page: u64, function: Arc<dyn Function>) -> Result<()> {
-        self.alive()?.bind(&mut vec![(page, function)]);
-        Ok(())
-    }
-
-    /// Whether a function is bound to the page.
+    /// Whether a function is bound to the page, for the inputs that it has.
     pub fn is_bound(&self, page: u64) -> bool {
-        self.0.core.functions().contains_key(&page)
+        let core = &self.0.core;
+        let pin = Pin::brief(core);
+        let inputs = propagate::inputs_of(core.mem(), &pin.root, page);
+        let functions = core.functions();
+        functions.get(&page).zip(inputs).is_some_and(|(bound, inputs)| bound.inputs == inputs)
     }
 
     /// The functions that are bound, by page.
     pub fn functions(&self) -> Vec<(u64, Arc<dyn Function>)> {
         let functions = self.0.core.functions();
-        functions.iter().map(|(&page, function)| (page, Arc::clone(function))).collect()
+        functions.iter().map(|(&page, bound)| (page, Arc::clone(&bound.function))).collect()
+    }
+
+    /// Puts other functions in the place of those that are bound, each made of the one that is there.
+    pub fn rebind(&self, make: &mut dyn FnMut(&dyn Function) -> Option<Arc<dyn Function>>) {
+        for (&page, bound) in &*self.0.core.functions() {
+            if let Some(function) = make(&*bound.function) {
+                let inputs = bound.inputs.clone();
+                self.0.core.put_binding(page, Binding { function, inputs });
+            }
+        }
     }
 
     /// Lets go of all functions.
@@ -337,6 +357,9 @@ impl Bus {
     pub fn fork(&self, at: &Snapshot) -> Result<Bus> {
         self.alive()?;
         let core = Core::fork(&at.whole()?)?;
+        for (&page, binding) in &*self.0.core.functions() {
+            core.put_binding(page, binding.clone());
+        }
         trace::fork(at.epoch());
         Bus::on_ram(core, &Options::default(), self.0.past.max_memory)
     }
@@ -565,6 +588,7 @@ impl Inner {
         }
         self.past.close();
         self.core.unbind();
+        lock(&self.core.sequencer).subscribers.close();
         let _ = self.core.retain(None);
         *lock(&self.kept) = Kept::default();
         let _checkpoint_ends_first = lock(&self.checkpointing);

@@ -18,7 +18,7 @@ use crate::edit::Dead;
 use crate::group::Group;
 use crate::lazy::Lazy;
 use crate::log::Log;
-use crate::propagate::{Function, Functions, check_reentrancy_of};
+use crate::propagate::{Binding, Function, Functions, check_reentrancy_of};
 use crate::reclaim::Reclaim;
 use crate::root::{HEAD_BYTES, Head, Root};
 use crate::sequence::Sequencer;
@@ -26,7 +26,7 @@ use crate::snapshot::Snapshot;
 use crate::sync::{AtomicU64, Mutex, lock};
 use crate::view::LargeViews;
 use crate::window::Window;
-use crate::{Result, catalog, fork, names, page, table};
+use crate::{Result, catalog, fork, names, page, propagate, table};
 
 /// The engine of one bus.
 pub(crate) struct Core {
@@ -102,11 +102,6 @@ impl Core {
         shared_pins: Option<Slots>,
         ground: Ground,
     ) -> Result<Arc<Core>> {
-        // A fork in memory goes on with its parent's.
-        let functions = match &ground {
-            Ground::Parent(at) => at.core().functions(),
-            Ground::Own | Ground::Described(_) => Functions::default(),
-        };
         // First, so that a failure leaves no piece of the parent's arena taken.
         let pins = Slots::new(Backing::Heap)?;
         let head_at = arena.alloc().take(HEAD_BYTES)?.offset;
@@ -123,7 +118,7 @@ impl Core {
             views: LargeViews::default(),
             window: Mutex::new(None),
             digests: Mutex::new(HashMap::new()),
-            functions: Mutex::new(functions),
+            functions: Mutex::default(),
             ground,
             lazy: OnceLock::new(),
             generation: fork::generation(),
@@ -167,12 +162,18 @@ impl Core {
         Arc::clone(&lock(&self.functions))
     }
 
-    /// From now on these functions compute these pages.
-    pub(crate) fn bind(&self, functions: &mut Vec<(u64, Arc<dyn Function>)>) {
+    /// From now on these functions compute these pages, as long as they have the inputs that they have in `root`.
+    pub(crate) fn bind(&self, root: &Root, functions: &mut Vec<(u64, Arc<dyn Function>)>) {
         for (page, function) in functions.drain(..) {
-            // What it takes the place of may run anything when it goes, so it goes without the lock.
-            let _old = Arc::make_mut(&mut lock(&self.functions)).insert(page, function);
+            if let Some(inputs) = propagate::inputs_of(self.mem(), root, page) {
+                self.put_binding(page, Binding { function, inputs });
+            }
         }
+    }
+
+    pub(crate) fn put_binding(&self, page: u64, binding: Binding) {
+        // What it takes the place of may run anything when it goes, so it goes without the lock.
+        let _old = Arc::make_mut(&mut lock(&self.functions)).insert(page, binding);
     }
 
     /// Lets go of all functions.

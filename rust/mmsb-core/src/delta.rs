@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::error::{Code, Error};
 use crate::graph::{Marks, Node};
 use crate::log::{HEADROOM, META, SOURCE, put_text, put_varint};
-use crate::propagate::{Function, Manner};
+use crate::propagate::{Followed, Function, Manner, Reporter};
 
 pub(crate) use ops::{Malformed, Ops};
 
@@ -171,6 +171,7 @@ pub struct Batch {
     /// Functions that compute pages from this commit on.
     pub(crate) functions: Vec<(u64, Arc<dyn Function>)>,
     pub(crate) manner: Manner,
+    pub(crate) reporter: Reporter,
 }
 
 impl Default for Batch {
@@ -206,6 +207,7 @@ impl Batch {
             checks: Vec::new(),
             functions: Vec::new(),
             manner: Manner::Change,
+            reporter: Reporter::default(),
         }
     }
 
@@ -220,6 +222,7 @@ impl Batch {
         self.checks.clear();
         self.functions.clear();
         self.manner = Manner::Change;
+        self.reporter = Reporter::default();
     }
 
     /// How much it has.
@@ -429,6 +432,16 @@ impl Batch {
         self.count += 1;
         self.buf.push(UNTAG);
         put_text(&mut self.buf, name);
+    }
+
+    /// Asks what follows from the commit, with the time that each page takes if it `is_timed`.
+    pub fn ask_report(&mut self, is_timed: bool) {
+        self.reporter.ask(is_timed);
+    }
+
+    /// What followed from the commit, if that was asked for.
+    pub fn report(&self) -> Option<&Followed> {
+        self.reporter.report.as_deref()
     }
 
     /// From this commit on the function computes the page, whose place in the graph says so.

@@ -5,16 +5,15 @@
 //! tells it how many events it missed instead.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, PoisonError, Weak};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::arena::Mem;
 use crate::delta::{Batch, Op, Ops};
 use crate::fork;
-use crate::propagate::Report;
+use crate::propagate::Followed;
 use crate::root::Root;
-use crate::sync::{Condvar, Mutex, lock};
 use crate::{Code, Error, Result, table};
 
 /// What a commit did. Lists of pages are sorted.
@@ -44,7 +43,13 @@ pub struct Event {
 
 impl Event {
     /// The event of a commit that made `root` of `base`.
-    pub(crate) fn of(mem: Mem, base: &Root, root: &Root, batch: &Batch, report: &Report) -> Event {
+    pub(crate) fn of(
+        mem: Mem,
+        base: &Root,
+        root: &Root,
+        batch: &Batch,
+        report: &Followed,
+    ) -> Event {
         let slot = |root: &Root, id| table::get(mem, root.table, root.height, id);
         let (mut touched, mut described) = (BTreeSet::new(), BTreeSet::new());
         for op in Ops::new(batch.ops()).flatten() {
@@ -152,6 +157,10 @@ impl Queue {
     }
 }
 
+fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Those who subscribed.
 #[derive(Debug, Default)]
 pub(crate) struct Subscribers(Vec<Weak<Queue>>);
@@ -195,7 +204,9 @@ impl Subscription {
         let mut waiting = lock(&self.queue.waiting);
         while !waiting.has_any() {
             let wait = |guard| match timeout {
-                None => (self.queue.moved.wait(guard).unwrap_or_else(PoisonError::into_inner), false),
+                None => {
+                    (self.queue.moved.wait(guard).unwrap_or_else(PoisonError::into_inner), false)
+                }
                 Some(timeout) => {
                     let (guard, over) = self
                         .queue
@@ -223,27 +234,24 @@ impl Subscription {
         Ok(Some(told))
     }
 
-    /// A descriptor that is readable as long as there is something to take, for event loops.
-    pub fn signal(&self) -> Result<BorrowedFd<'_>> {
+    /// A descriptor that is readable as long as there is something to take, for event loops. It is the subscription's.
+    pub fn signal(&self) -> Result<RawFd> {
+        use rustix::event::{EventfdFlags, eventfd};
         fork::check(self.generation)?;
         let mut waiting = lock(&self.queue.waiting);
-        if waiting.signal.is_none() {
-            use rustix::event::{EventfdFlags, eventfd};
-            let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-            let made = eventfd(0, flags).map_err(|e| {
-                Error::new(Code::Storage, format!("no descriptor for a subscription: {e}"))
-            })?;
-            waiting.signal = Some(made);
-            if waiting.has_any() {
-                waiting.raise();
-            }
+        if let Some(signal) = &waiting.signal {
+            return Ok(signal.as_raw_fd());
         }
-        let signal = waiting.signal.as_ref().map(|signal| {
-            // SAFETY-free: the descriptor lives as long as the queue, which this subscription holds.
-            signal.as_fd().try_clone_to_owned()
-        });
-        drop(signal);
-        Err(Error::new(Code::Internal, "no descriptor"))
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let signal = eventfd(0, flags).map_err(|e| {
+            Error::new(Code::Storage, format!("no descriptor for a subscription: {e}"))
+        })?;
+        let number = signal.as_raw_fd();
+        waiting.signal = Some(signal);
+        if waiting.has_any() {
+            waiting.raise();
+        }
+        Ok(number)
     }
 
     /// Ends it. What is in the queue can be taken still.

@@ -18,6 +18,7 @@ pub mod diff;
 mod digest;
 mod edit;
 mod error;
+mod events;
 mod fork;
 mod graph;
 mod group;
@@ -59,6 +60,7 @@ pub use compare::part;
 pub use delta::{Batch, NewPage, Op};
 pub use diff::diff_ranges;
 pub use error::{Code, Detail, Error, InGraph, Result};
+pub use events::{Event, Subscription, Told};
 pub use fork::{at_fork_before, at_fork_child, at_fork_parent};
 pub use graph::{Edge, Form, Kind, Marks, Node};
 pub use history::{Cost, LogEntry, LogIter};
@@ -66,7 +68,7 @@ pub use index::Wanted;
 pub use log::FORMAT;
 pub use open::{Mode, Options, Recovery, Report};
 pub use propagate::{
-    Argument, Call, Cause, Failure, Function, expression_type, expression_variables,
+    Argument, Call, Cause, Failure, Followed, Function, expression_type, expression_variables,
 };
 pub use prune::{Keep, PruneReport};
 pub use reader::{Reader, ReaderSnapshot};

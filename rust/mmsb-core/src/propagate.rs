@@ -11,17 +11,18 @@
 mod compiled;
 mod function;
 mod parallel;
+mod report;
 mod structure;
 #[cfg(test)]
 mod tests;
 mod wave;
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 pub use function::{Argument, Call, Cause, Failure, Function};
-pub(crate) use function::{check_reentrancy, check_reentrancy_of};
+pub(crate) use function::{Binding, Functions, check_reentrancy, check_reentrancy_of};
+pub use report::Followed;
+pub(crate) use report::Reporter;
 pub(crate) use structure::load;
 
 use self::compiled::Compiled;
@@ -31,13 +32,10 @@ use crate::arena::Mem;
 use crate::catalog::Desc;
 use crate::delta::Batch;
 use crate::edit::Edit;
-use crate::graph::{Edge, Graph};
+use crate::graph::{Edge, Form, Graph};
 use crate::root::Root;
 use crate::table;
 use crate::{Code, Error, Result};
-
-/// The functions of a bus, by the page that they compute.
-pub(crate) type Functions = Arc<BTreeMap<u64, Arc<dyn Function>>>;
 
 /// The working graph of a bus.
 #[derive(Default)]
@@ -97,6 +95,7 @@ impl Propagation {
     ) -> Result<bool> {
         assert_eq!(edit.root.epoch, base.epoch + 1, "what follows is of the next epoch");
         self.undo();
+        batch.reporter.begin();
         let graph = match &mut self.graph {
             Some(graph) => graph,
             none => none.insert(structure::load(edit.mem(), base)?),
@@ -127,8 +126,11 @@ impl Propagation {
             room: &mut self.room,
             threads: &self.threads,
         };
-        let ran =
-            if changed || wave.batch.manner == Manner::Settle { wave.run() } else { wave.check() };
+        let ran = if changed || wave.batch.manner == Manner::Settle {
+            wave.run()
+        } else {
+            wave.begin_unchanged()
+        };
         if ran.is_err() {
             compiled.give_up();
         }
@@ -170,6 +172,13 @@ pub fn expression_type(text: &str, args: &[(String, Vec<u64>)]) -> Result<(Strin
     let kernel =
         compiled::compile(text, &typed).map_err(|what| Error::new(Code::Argument, what))?;
     Ok((compiled::dtype_of(kernel.element()).to_owned(), kernel.shape().to_vec()))
+}
+
+/// The inputs of a page that a function computes.
+pub(crate) fn inputs_of(mem: Mem, root: &Root, page: u64) -> Option<Box<[u64]>> {
+    let slot = table::get(mem, root.table, root.height, page)?;
+    let node = structure::node_of(&mem, slot.desc)?;
+    (node.form == Form::Function).then_some(node.inputs.into())
 }
 
 /// A page as people know it.

@@ -21,9 +21,10 @@ use crate::catalog::{Desc, find_page};
 use crate::core::Core;
 use crate::delta::{Batch, Check, Op, Ops};
 use crate::edit::{Dead, Edit};
+use crate::events::{Event, Subscribers};
 use crate::log::Log;
 use crate::museum::{Defect, planted};
-use crate::propagate::Propagation;
+use crate::propagate::{Followed, Propagation};
 use crate::reclaim::Reclaim;
 use crate::root::Root;
 use crate::snapshot::{Pin, Snapshot};
@@ -99,6 +100,7 @@ struct Pending {
     root: Root,
     needs_sync: bool,
     dead: Vec<Dead>,
+    event: Option<Arc<Event>>,
 }
 
 /// What orders commits; whoever holds its lock is the writer.
@@ -112,6 +114,7 @@ pub(crate) struct Sequencer {
     pub(crate) charged: u64,
     pub(crate) reclaim: Reclaim,
     pub(crate) propagation: Propagation,
+    pub(crate) subscribers: Subscribers,
     pending: VecDeque<Pending>,
     failed: Option<Error>,
     taken: Vec<(u64, u64)>,
@@ -145,6 +148,7 @@ impl Sequencer {
             charged: 0,
             reclaim: Reclaim::default(),
             propagation: Propagation::default(),
+            subscribers: Subscribers::default(),
             pending: VecDeque::new(),
             failed: None,
             taken: Vec::new(),
@@ -183,6 +187,9 @@ impl Sequencer {
             }
             if let Some(mut next) = self.pending.pop_front() {
                 core.publish(&next.root, &mut next.dead, &mut self.reclaim);
+                if let Some(event) = &next.event {
+                    self.subscribers.tell(event);
+                }
                 // Its memory serves the next commit.
                 if self.dead.capacity() == 0 {
                     self.dead = next.dead;
@@ -251,9 +258,12 @@ impl Core {
             let _ = self.wait_published(epoch);
             return Err(conflict);
         }
+        if !seq.subscribers.is_empty() && batch.report().is_none() {
+            batch.ask_report(false);
+        }
         let (root, changed) = self.build_state(&mut seq, batch, time)?;
         if !changed && how.meta.is_none() {
-            self.bind(&mut batch.functions);
+            self.bind(&seq.newest, &mut batch.functions);
             let epoch = seq.newest.epoch;
             drop(seq);
             self.wait_published(epoch)?;
@@ -267,22 +277,30 @@ impl Core {
         }
         let seq_ref = &mut *seq;
         seq_ref.propagation.keep();
-        self.bind(&mut batch.functions);
+        self.bind(&root, &mut batch.functions);
         if let Some(log) = &seq_ref.log {
             self.log_bytes.store(log.bytes(), Ordering::Relaxed);
             self.segment.store(log.end().seq, Ordering::Relaxed);
         }
+        let event = (!seq_ref.subscribers.is_empty()).then(|| {
+            let none = Followed::default();
+            let report = batch.report().unwrap_or(&none);
+            Arc::new(Event::of(self.mem(), &seq_ref.newest, &root, batch, report))
+        });
         seq_ref.newest = root;
         let at_once = durability != Durability::Disk || planted(Defect::AcknowledgedBeforeSync);
         if at_once && seq_ref.pending.is_empty() {
             self.publish(&root, &mut seq_ref.dead, &mut seq_ref.reclaim);
+            if let Some(event) = &event {
+                seq_ref.subscribers.tell(event);
+            }
             drop(seq);
         } else {
             let dead = std::mem::take(&mut seq_ref.dead);
             let needs_sync = durability == Durability::Disk;
             let waits = seq_ref.pending.back().map_or(self.epoch(), |last| last.root.epoch);
             assert_eq!(root.epoch, waits + 1, "epochs wait in their order");
-            seq_ref.pending.push_back(Pending { root, needs_sync, dead });
+            seq_ref.pending.push_back(Pending { root, needs_sync, dead, event });
             drop(seq);
             self.wait_published(root.epoch)?;
         }

@@ -415,10 +415,7 @@ impl Core {
     fn fork(&self, py: Python<'_>, at: &Snap) -> PyResult<Core> {
         let bus = enter::attached(py, || self.bus.fork(&at.get()?))?;
         // Each bus owns what the garbage collector finds at it.
-        for (page, shared) in bus.functions() {
-            let own = function::of(&*shared).map(|function| function.for_another(py));
-            own.map_or(Ok(()), |own| enter::attached(py, || bus.rebind(page, own)))?;
-        }
+        bus.rebind(&mut |shared| function::of(shared).map(|function| function.for_another(py)));
         Ok(Core::new(bus, self.clock(py)))
     }
 

@@ -6,7 +6,7 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mmsb_core::{Argument, Call, Cause, Failure, Function};
+use mmsb_core::{Argument, Call, Cause, Code, Failure, Function};
 use numpy::{PyUntypedArray, PyUntypedArrayMethods as _};
 use pyo3::exceptions::PyException;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -137,7 +137,7 @@ impl Function for PyFunction {
     fn compute(&self, call: &Call<'_>, done: &mut dyn FnMut(&[u8])) -> Result<(), Failure> {
         Python::attach(|py| {
             self.run(py, call, done).map_err(|error| {
-                let fatal = !error.is_instance_of::<PyException>(py);
+                let fatal = !error.is_instance_of::<PyException>(py) || is_reentrancy(py, &error);
                 Failure { message: error.to_string(), cause: Some(Cause(Arc::new(error))), fatal }
             })
         })
@@ -146,6 +146,12 @@ impl Function for PyFunction {
     fn as_any(&self) -> &dyn Any {
         self
     }
+}
+
+/// Whether the function did what none may, instead of failing.
+fn is_reentrancy(py: Python<'_>, error: &PyErr) -> bool {
+    let code = error.value(py).getattr_opt("code").ok().flatten();
+    code.is_some_and(|code| code.eq(Code::Reentrancy.as_str()).unwrap_or(false))
 }
 
 /// The function as the one that was registered.

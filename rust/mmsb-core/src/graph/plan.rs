@@ -121,7 +121,6 @@ impl Plan {
 
     /// The other edges from a position, by position and kind.
     #[must_use]
-    #[cfg(test)]
     pub(crate) fn side(&self, position: u32) -> &[Link] {
         self.side.at(position)
     }

@@ -7,7 +7,7 @@ use super::oracle::{
 };
 use super::{Element, Failed, Input, Kernel, Scratch};
 
-const REDUCTIONS: [&str; 6] = ["sum", "prod", "min", "max", "mean", "any"];
+const REDUCTIONS: [&str; 7] = ["sum", "prod", "min", "max", "mean", "any", "all"];
 
 /// Values whose sums depend on the order.
 pub(super) fn rough(element: Element, shape: &[u64], seed: u64) -> Array {

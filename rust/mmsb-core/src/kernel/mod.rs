@@ -18,7 +18,7 @@
 //!   is `if b > a { b } else { a }`. So of +0 and -0 the left one stays.
 //! - An entry of a matrix product adds its terms in the order of the inner index.
 //! - A reduction of `n` elements `x[0..n]` by `∘` is the tree below, whose shape is a function of `n`.
-//!   That goes for `sum`, `prod`, `mean` (a sum, divided by the count), `min`, `max` and `any`,
+//!   That goes for `sum`, `prod`, `mean` (a sum, divided by the count), `min`, `max`, `any` and `all`,
 //!   over all elements in C order or along an axis.
 //!
 //! ```text

@@ -73,6 +73,7 @@ pub(super) enum FoldOp {
     Minimum,
     Maximum,
     Any,
+    All,
 }
 
 macro_rules! unary_ops {
@@ -230,6 +231,7 @@ pub(super) fn fold(op: FoldOp, element: Element) -> Option<FoldCode> {
         FoldOp::Minimum => for_all!(element, T => fold_code::<T, Minimum>()),
         FoldOp::Maximum => for_all!(element, T => fold_code::<T, Maximum>()),
         FoldOp::Any => for_types!(element, T => fold_code::<T, Add>(), Bool bool),
+        FoldOp::All => for_types!(element, T => fold_code::<T, Multiply>(), Bool bool),
     }
 }
 

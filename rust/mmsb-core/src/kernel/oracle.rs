@@ -426,7 +426,7 @@ pub(super) fn reduce(op: &str, x: &Array, axis: Option<usize>) -> Option<Array> 
         return binary("/", &sum, &count);
     }
     let element = match (op, x.element) {
-        ("any", _) => Element::Bool,
+        ("any" | "all", _) => Element::Bool,
         ("sum" | "prod", element) if !float(element) => {
             if signed(element) || element == Element::Bool { Element::I64 } else { Element::U64 }
         }
@@ -444,6 +444,7 @@ pub(super) fn reduce(op: &str, x: &Array, axis: Option<usize>) -> Option<Array> 
         ),
         "prod" => ("*", cast(Int(1), element)),
         "any" => ("|", Int(0)),
+        "all" => ("&", Int(1)),
         "min" => ("minimum", extreme(element, true)),
         "max" => ("maximum", extreme(element, false)),
         _ => return None,

@@ -137,6 +137,7 @@ fn function(name: &str) -> Option<Function> {
         "min" => Function::Reduce(FoldOp::Minimum),
         "max" => Function::Reduce(FoldOp::Maximum),
         "any" => Function::Reduce(FoldOp::Any),
+        "all" => Function::Reduce(FoldOp::All),
         "mean" => Function::Mean,
         "matmul" => Function::RingMatmul(Ring::PlusTimes),
         _ => return None,

@@ -337,9 +337,9 @@ impl Builder<'_> {
     }
 
     fn fold(&mut self, depth: usize) -> (String, Operand) {
-        const OPS: [&str; 6] = ["sum", "prod", "min", "max", "mean", "any"];
+        const OPS: [&str; 7] = ["sum", "prod", "min", "max", "mean", "any", "all"];
         let (text, x) = self.build(depth - 1);
-        let (op, axis) = (OPS[self.choose(6)], self.choose(3));
+        let (op, axis) = (OPS[self.choose(7)], self.choose(3));
         let Operand::Array(array) = &x else { return (text, x) };
         let axis = Some(axis).filter(|axis| *axis < array.shape.len());
         match reduce(op, array, axis) {

@@ -342,7 +342,7 @@ impl Typer<'_> {
     ) -> Typed {
         let x = self.array(x)?;
         let element = match (op, self.element(x)) {
-            (FoldOp::Any, _) => Element::Bool,
+            (FoldOp::Any | FoldOp::All, _) => Element::Bool,
             (FoldOp::Sum | FoldOp::Product, element) if !element.is_float() => {
                 if element.is_unsigned() { Element::U64 } else { Element::I64 }
             }
@@ -361,6 +361,7 @@ impl Typer<'_> {
         let neutral = match op {
             FoldOp::Sum | FoldOp::Any => Some(0),
             FoldOp::Product => Some(Literal::Integer(1).bits(at, element)?),
+            FoldOp::All => Some(1),
             FoldOp::Minimum | FoldOp::Maximum if left.contains(&0) => Some(0),
             FoldOp::Minimum | FoldOp::Maximum => empty,
         };

@@ -1,6 +1,7 @@
 //! Functions of the program that compute derived pages: what they are given, and how they fail.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -26,6 +27,16 @@ pub trait Function: Send + Sync + fmt::Debug {
     /// The function as what it is, for whoever made it.
     fn as_any(&self) -> &dyn Any;
 }
+
+/// A function, and the inputs that it was registered for: of others it knows nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct Binding {
+    pub(crate) function: Arc<dyn Function>,
+    pub(crate) inputs: Box<[u64]>,
+}
+
+/// The functions of a bus, by the page that they compute.
+pub(crate) type Functions = Arc<BTreeMap<u64, Binding>>;
 
 /// Why a function gave no bytes.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 /// What followed from a commit. Pages are in the order in which they were computed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct Followed {
     /// Pages that were computed and are others now; with the nanoseconds it took, where that was asked for.
     pub computed: Vec<(u64, Option<u64>)>,
     /// Pages that were computed and stayed what they were.
@@ -22,7 +22,7 @@ pub struct Report {
 /// Gathers a report, if one was asked for.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reporter {
-    pub(crate) report: Option<Box<Report>>,
+    pub(crate) report: Option<Box<Followed>>,
     pub(crate) is_timed: bool,
 }
 
@@ -36,7 +36,7 @@ impl Reporter {
     /// Begins anew.
     pub(super) fn begin(&mut self) {
         if let Some(report) = &mut self.report {
-            **report = Report::default();
+            **report = Followed::default();
         }
     }
 
@@ -54,7 +54,7 @@ impl Reporter {
 
     /// Adds to one of the other lists.
     #[inline]
-    pub(super) fn add(&mut self, page: u64, list: impl FnOnce(&mut Report) -> &mut Vec<u64>) {
+    pub(super) fn add(&mut self, page: u64, list: impl FnOnce(&mut Followed) -> &mut Vec<u64>) {
         if let Some(report) = &mut self.report {
             list(report).push(page);
         }

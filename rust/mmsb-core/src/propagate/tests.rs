@@ -197,8 +197,10 @@ fn a_circle_is_refused_with_its_shortest_path() {
     assert_eq!(sum.ran(), []);
     // A batch is judged by its result: an edge turns round.
     commit(&bus, |batch| {
-        batch.node(2, Some(&node(&[3])));
-        batch.node(3, Some(&node(&[1])));
+        for (page, input) in [(2, 3), (3, 1)] {
+            batch.node(page, Some(&node(&[input])));
+            batch.function(page, sum.clone());
+        }
     })
     .unwrap();
     assert_eq!(sum.ran(), [3, 2]);
@@ -279,8 +281,36 @@ fn a_deferred_page_waits_for_settle() {
     .unwrap();
     write(&bus, 1, &[1]).unwrap();
     assert_eq!(marks(&bus.snapshot().unwrap(), 4), STALE);
-    write(&bus, 4, &[1]).unwrap();
+    // Whoever writes it says that it is right, also with the bytes that it has.
+    assert!(write(&bus, 4, &[0]).unwrap().changed);
     assert_eq!(marks(&bus.snapshot().unwrap(), 4), Marks::default());
+    assert!(!write(&bus, 4, &[0]).unwrap().changed);
+}
+
+#[test]
+fn a_function_is_for_the_inputs_that_it_was_registered_for() {
+    let (bus, sum) = world(1, 2, &[&[1]]);
+    commit(&bus, |batch| {
+        batch.node(3, Some(&node(&[2])));
+        batch.function(3, Arc::new(Meddler::default()));
+    })
+    .unwrap();
+    assert!(bus.is_bound(3));
+    // The place comes back, its function is another's.
+    bus.restore(&bus.snapshot_at(1).unwrap(), &how()).unwrap();
+    assert!(!bus.is_bound(3));
+    let error = write(&bus, 1, &[9]).unwrap_err();
+    assert!(error.code == Code::Propagation && error.message.contains("not registered"));
+    bus.bind(3, sum.clone()).unwrap();
+    write(&bus, 1, &[9]).unwrap();
+    assert_eq!((sum.ran(), bytes(&bus, 3)), (vec![3], vec![9]));
+    // A function that is not there is no failure of the page's.
+    commit(&bus, |batch| batch.node(3, Some(&Node { poisons: true, ..node(&[2]) }))).unwrap_err();
+    assert_eq!(bytes(&bus, 3), [9]);
+    // A fork of any epoch has the functions.
+    let fork = bus.fork(&bus.snapshot_at(1).unwrap()).unwrap();
+    write(&fork, 1, &[4]).unwrap();
+    assert_eq!(bytes(&fork, 3), [4]);
 }
 
 #[test]

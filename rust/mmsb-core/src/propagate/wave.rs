@@ -5,6 +5,8 @@
 
 mod compute;
 
+use std::sync::Arc;
+
 use super::compiled::{Compiled, Step};
 use super::parallel::{Task, Threads};
 use super::structure::function_changed;
@@ -42,6 +44,8 @@ pub(super) struct Room {
     ranges: Vec<(u64, u64)>,
     /// Positions of the pages that the commit's own operations are about.
     touched: Vec<u32>,
+    /// Those of them that are written.
+    written: Vec<u32>,
     slots: Vec<(u64, Slot)>,
     level: Vec<u32>,
     ahead: Ahead,
@@ -115,18 +119,22 @@ impl Wave<'_, '_> {
         table::get(self.edit.mem(), self.base.table, self.base.height, page)
     }
 
-    fn function(&self, page: u64) -> Option<std::sync::Arc<dyn super::Function>> {
-        let of_batch = self.batch.functions.iter().find(|(of, _)| *of == page);
-        of_batch.map(|(_, function)| function).or_else(|| self.functions.get(&page)).cloned()
+    /// What computes a page: what this commit registers, or what is registered for the inputs that it has.
+    fn function(&self, page: u64) -> Option<Arc<dyn super::Function>> {
+        if let Some((_, function)) = self.batch.functions.iter().rfind(|(of, _)| *of == page) {
+            return Some(Arc::clone(function));
+        }
+        let binding = self.functions.get(&page)?;
+        let position = self.compiled.plan.position(page)?;
+        let inputs = self.compiled.inputs(self.compiled.step(position));
+        (*binding.inputs == *inputs).then(|| Arc::clone(&binding.function))
     }
 
     /// Finds what the wave begins with.
     fn begin(&mut self) -> Result<()> {
         self.compiled.begin();
-        self.check()?;
-        let mut touched = std::mem::take(&mut self.room.touched);
-        touched.sort_unstable();
-        touched.dedup();
+        self.begin_unchanged()?;
+        let touched = std::mem::take(&mut self.room.touched);
         let begun = touched.iter().try_for_each(|&at| self.begin_at(at));
         self.room.touched = touched;
         begun?;
@@ -136,44 +144,58 @@ impl Wave<'_, '_> {
         Ok(())
     }
 
-    /// Finds the positions of the pages that the commit's operations are about. A derived page is not written.
-    pub(super) fn check(&mut self) -> Result<()> {
-        let mut touched = std::mem::take(&mut self.room.touched);
+    /// What a commit does that changes no byte. A derived page is not written; whoever writes another one, with
+    /// whatever bytes, says that they are right.
+    pub(super) fn begin_unchanged(&mut self) -> Result<()> {
+        let Room { touched, written, .. } = &mut *self.room;
         touched.clear();
-        let looked = self.look_at_ops(&mut touched);
-        self.room.touched = touched;
-        looked
+        written.clear();
+        self.look_at_ops()?;
+        let Room { touched, written, .. } = &mut *self.room;
+        for positions in [touched, &mut *written] {
+            positions.sort_unstable();
+            positions.dedup();
+        }
+        let written = std::mem::take(written);
+        let done = written.iter().try_for_each(|&position| {
+            let id = self.compiled.plan.page(position);
+            let Some(slot) = self.slot(id) else { return Ok(()) };
+            match Desc::at(self.edit.mem(), slot.desc).marks() == Marks::default() {
+                true => Ok(()),
+                false => self.mark(id, Marks::default()),
+            }
+        });
+        self.room.written = written;
+        done
     }
 
-    fn look_at_ops(&self, touched: &mut Vec<u32>) -> Result<()> {
-        let mut ops = Ops::new(self.batch.ops());
+    /// Finds the positions of the pages that the commit's operations are about.
+    fn look_at_ops(&mut self) -> Result<()> {
+        let Wave { batch, compiled, room, edit, .. } = &mut *self;
+        let mut ops = Ops::new(batch.ops());
+        let mut touch = |id, writes| -> Result<()> {
+            let Some(position) = compiled.plan.position(id) else { return Ok(()) };
+            if writes && compiled.step(position).form != Form::Link {
+                return Err(not_written(&title(edit.mem(), &edit.root, id)));
+            }
+            if room.touched.last() != Some(&position) {
+                room.touched.push(position);
+            }
+            if writes && room.written.last() != Some(&position) {
+                room.written.push(position);
+            }
+            Ok(())
+        };
         loop {
             while let Some(write) = ops.next_write().map_err(apply::malformed)? {
-                self.touch(write.id, true, touched)?;
+                touch(write.id, true)?;
             }
             let Some(op) = ops.next() else { return Ok(()) };
             let op = op.map_err(apply::malformed)?;
             if let Some(id) = op.page() {
-                self.touch(id, matches!(op, Op::Resize { .. }), touched)?;
+                touch(id, matches!(op, Op::Resize { .. }))?;
             }
         }
-    }
-
-    #[inline]
-    fn touch(&self, id: u64, writes: bool, touched: &mut Vec<u32>) -> Result<()> {
-        let Some(position) = self.compiled.plan.position(id) else { return Ok(()) };
-        if writes && self.compiled.step(position).form != Form::Link {
-            let mem = self.edit.mem();
-            let what = format!(
-                "{} follows from its inputs; write those, or take it out of the graph",
-                title(mem, &self.edit.root, id)
-            );
-            return Err(Error::new(Code::InvalidDelta, what));
-        }
-        if touched.last() != Some(&position) {
-            touched.push(position);
-        }
-        Ok(())
     }
 
     /// What follows from what the commit itself did to a page.
@@ -198,10 +220,6 @@ impl Wave<'_, '_> {
         if !has_shape_of(mem, before, &slot) {
             self.reshaped(position);
         }
-        // Whoever writes a page that nobody computes says what it is now.
-        if step.form == Form::Link && Desc::at(mem, slot.desc).marks() != Marks::default() {
-            self.mark(id, Marks::default())?;
-        }
         self.spread(position);
         Ok(())
     }
@@ -217,6 +235,13 @@ impl Wave<'_, '_> {
     #[inline]
     fn spread(&mut self, position: u32) {
         let Compiled { plan, due, data, .. } = &mut *self.compiled;
+        for link in plan.side(position) {
+            let page = plan.page(link.to());
+            match link.kind() {
+                Kind::GpuSync => self.batch.reporter.add(page, |report| &mut report.gpu_sync),
+                _ => self.batch.reporter.add(page, |report| &mut report.compiler),
+            }
+        }
         for link in plan.outs(position) {
             due.set(link.to());
             if link.kind() == Kind::Data {
@@ -291,6 +316,7 @@ impl Wave<'_, '_> {
             self.compiled.data.set(position);
             return Ok(Stop::Enter(position));
         }
+        let since = self.batch.reporter.clock();
         let computed = match ahead.take(position) {
             Some(done) => done.map(|out| self.put(id, &slot, out)),
             None => self.compute(position, id, &slot),
@@ -302,6 +328,7 @@ impl Wave<'_, '_> {
             }
             Err(failure) => return Err(self.failed(position, failure)),
         };
+        self.batch.reporter.computed(id, changed, since);
         if marks != Marks::default() {
             self.mark(id, Marks::default())?;
         }
@@ -369,10 +396,7 @@ impl Wave<'_, '_> {
 
     fn mark_stale(&mut self, position: u32, id: u64, marks: Marks) -> Result<()> {
         // It was written by this very commit.
-        let is_written = || {
-            let is_changed = |slot| is_changed(self.edit.mem(), self.slot_before(id), &slot);
-            self.compiled.step(position).form == Form::Link && self.slot(id).is_some_and(is_changed)
-        };
+        let is_written = || self.room.written.binary_search(&position).is_ok();
         match marks.stale || is_written() {
             true => Ok(()),
             false => self.mark(id, Marks { stale: true, ..marks }),
@@ -392,6 +416,12 @@ impl Wave<'_, '_> {
     }
 
     fn mark(&mut self, id: u64, marks: Marks) -> Result<()> {
+        if marks.stale {
+            self.batch.reporter.add(id, |report| &mut report.stale);
+        }
+        if marks.poisoned {
+            self.batch.reporter.add(id, |report| &mut report.poisoned);
+        }
         let from = self.batch.bytes();
         self.batch.mark(id, marks);
         self.apply(from)
@@ -439,6 +469,12 @@ impl Wave<'_, '_> {
         path.reverse();
         path
     }
+}
+
+#[cold]
+fn not_written(title: &str) -> Error {
+    let what = format!("{title} follows from its inputs; write those, or take it out of the graph");
+    Error::new(Code::InvalidDelta, what)
 }
 
 /// Whether a page has other bytes or another shape than before the commit.

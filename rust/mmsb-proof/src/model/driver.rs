@@ -4,6 +4,7 @@ mod ends;
 mod past;
 mod window;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -70,6 +71,8 @@ pub struct Driver {
     views: Vec<(View, Vec<u8>)>,
     /// The epochs that are in memory begin with this one.
     window: Option<Window>,
+    /// Pages that the next commit names new bytes of.
+    written: BTreeSet<u64>,
 }
 
 /// Who commits, in turn.
@@ -175,6 +178,7 @@ impl Driver {
             snapshots: vec![],
             views: vec![],
             window: None,
+            written: BTreeSet::new(),
         }
     }
 
@@ -235,9 +239,13 @@ impl Driver {
         durability: Durability,
         commit: impl FnOnce(&Bus) -> Result<Committed>,
     ) -> Result<bool> {
-        let epoch = self.epoch() + 1;
-        let next = match next.map(|next| next.follow(self.head(), epoch, how)).transpose() {
-            Ok(next) => next.map(Arc::new),
+        let (epoch, written) = (self.epoch() + 1, std::mem::take(&mut self.written));
+        let head = State::clone(self.head());
+        // Bytes that are named say that they are right, also where they are not new.
+        let is_change = next.is_some();
+        let followed = next.unwrap_or(head.clone()).follow(&head, epoch, how, &written);
+        let next = match followed {
+            Ok(next) => (is_change || next != head).then(|| Arc::new(next)),
             Err(code) => {
                 let done = commit(&self.bus);
                 self.refuse(done, code)?;
@@ -320,7 +328,7 @@ impl Driver {
 
     /// Takes a step, which must succeed.
     pub fn step(&mut self, act: &Act) {
-        self.try_step(act).unwrap();
+        self.try_step(act).unwrap_or_else(|error| panic!("{act:?}: {error}"));
     }
 
     /// Takes a step on a file system that may fail.
@@ -334,6 +342,7 @@ impl Driver {
     }
 
     fn take(&mut self, act: &Act) -> Result<()> {
+        self.written.clear();
         let mut batch = Batch::new();
         let mut next = State::clone(self.head());
         let epoch = self.epoch() + 1;
@@ -399,6 +408,7 @@ impl Driver {
             Act::Resize { page, len } => {
                 let Some(id) = next.pick(*page) else { return Ok(()) };
                 batch.resize(id, &[u64::from(*len)], u64::from(*len));
+                self.written.insert(id);
                 if next.is_derived(id) {
                     return self.refused(&mut batch, Code::InvalidDelta);
                 }
@@ -429,6 +439,7 @@ impl Driver {
                     let written = self.bus.write(id, at as u64, &data, &how);
                     return self.refuse(written, Code::InvalidDelta);
                 }
+                self.written.insert(id);
                 self.submit(changed.then_some(next), self.durability(), |bus| {
                     bus.write(id, at as u64, &data, &how)
                 })?;
@@ -462,6 +473,7 @@ impl Driver {
                 let meta = meta.map(meta_of).filter(|meta| !meta.is_empty());
                 let how = How { meta: meta.as_deref(), durability: *durability, ..self.how() };
                 let next = (changed || meta.is_some()).then_some(next);
+                self.written.extend(ids);
                 self.submit(next, durability.unwrap_or(self.durability()), |bus| {
                     bus.commit(&mut batch, None, &how)
                 })?;
@@ -485,6 +497,7 @@ impl Driver {
                     let written = self.bus.write(id, other_at as u64, &[*other_byte], &how);
                     return self.refuse(written, Code::InvalidDelta);
                 }
+                self.written.insert(id);
                 let is_committed =
                     self.submit(moved.then_some(next), self.durability(), |bus| {
                         bus.write(id, other_at as u64, &[*other_byte], &how)
@@ -507,6 +520,7 @@ impl Driver {
                     page.bytes[at] = *byte;
                     page.epoch = epoch;
                 }
+                self.written.insert(id);
                 self.submit(changed.then_some(next), self.durability(), |bus| {
                     bus.commit(&mut batch, Some(&base), &how)
                 })?;
@@ -551,6 +565,9 @@ impl Driver {
                     _ => None,
                 };
                 batch.node(id, node.as_ref());
+                if node.as_ref().is_some_and(|node| node.form == Form::Function) {
+                    batch.function(id, function());
+                }
                 let changed = page.node != node;
                 if changed {
                     let marks = if node.is_none() { Marks::default() } else { page.marks };
@@ -559,12 +576,8 @@ impl Driver {
                 self.commit(&mut batch, changed.then_some(next))?;
             }
             Act::Settle => {
-                let settled = next.clone().follow(self.head(), epoch, Follow::Settle);
-                let changed = settled.is_ok_and(|settled| settled.pages != next.pages);
-                let fails = next.clone().follow(self.head(), epoch, Follow::Settle).is_err();
                 let how = self.how();
-                let next = (changed || fails).then_some(next);
-                self.submit_as(Follow::Settle, next, self.durability(), |bus| bus.settle(&how))?;
+                self.submit_as(Follow::Settle, None, self.durability(), |bus| bus.settle(&how))?;
             }
             Act::Tag { name, back, move_ } => {
                 let name = format!("tag-{name}");
@@ -662,7 +675,8 @@ impl Driver {
                         let byte = if page.bytes[0] == *byte { !*byte } else { *byte };
                         (page.bytes[0], page.epoch) = (byte, epoch);
                         let is_derived = next.is_derived(id);
-                        match next.follow(self.head(), epoch, Follow::Change) {
+                        let written = BTreeSet::from([id]);
+                        match next.follow(self.head(), epoch, Follow::Change, &written) {
                             Ok(next) if !is_derived => {
                                 self.checkpoint_during(
                                     &sim,
@@ -717,19 +731,17 @@ fn write_fork(
     let mut next = state.clone();
     let page = next.pages.entry(id).or_default();
     let data = vec![byte; page.bytes.len()];
-    let changed = page.bytes != data;
-    if changed {
+    if page.bytes != data {
         (page.bytes, page.epoch) = (data.clone(), epoch);
     }
-    let followed = match changed {
-        _ if state.is_derived(id) => Err(Code::InvalidDelta),
-        true => next.follow(state, epoch, how),
-        false => Ok(next),
+    let followed = match state.is_derived(id) {
+        true => Err(Code::InvalidDelta),
+        false => next.follow(state, epoch, how, &BTreeSet::from([id])),
     };
     let done = fork.write(id, 0, &data, &How { wait: true, time: Some(epoch), ..How::default() });
     match followed {
         Ok(next) => {
-            assert_eq!(done?.changed, changed);
+            assert_eq!(done?.changed, next != *state);
             Ok(next)
         }
         Err(code) => expect(done, code).map(|()| state.clone()),

@@ -128,6 +128,7 @@ impl State {
         before: &State,
         epoch: u64,
         how: Follow,
+        written: &BTreeSet<u64>,
     ) -> std::result::Result<State, Code> {
         if self.edges().iter().any(|edge| !self.pages.contains_key(&edge.src)) {
             return Err(Code::Argument);
@@ -143,7 +144,7 @@ impl State {
         let mut order: Vec<(usize, u64)> =
             levels.into_iter().map(|(id, level)| (level, id)).collect();
         order.sort_unstable();
-        let mut wave = Wave { before, epoch, how, spread: BTreeSet::new() };
+        let mut wave = Wave { before, epoch, how, written, spread: BTreeSet::new() };
         wave.begin(&mut self)?;
         for (_, id) in order {
             wave.visit(&mut self, id)?;
@@ -156,6 +157,8 @@ struct Wave<'a> {
     before: &'a State,
     epoch: u64,
     how: Follow,
+    /// Pages that the commit names new bytes of.
+    written: &'a BTreeSet<u64>,
     /// Pages that those behind them have to look at.
     spread: BTreeSet<u64>,
 }
@@ -170,15 +173,19 @@ impl Wave<'_> {
         without_links(self.before.pages.get(&id)) != without_links(state.pages.get(&id))
     }
 
+    fn lacks(&self, node: &Node<'_>) -> bool {
+        self.how == Follow::Unbound && node.form == Form::Function
+    }
+
     fn begin(&mut self, state: &mut State) -> std::result::Result<(), Code> {
         let epoch = self.epoch;
         for id in state.pages.keys().copied().collect::<Vec<_>>() {
             let old = self.before.pages.get(&id).map(|page| &page.bytes);
             if old != Some(&state.pages[&id].bytes) {
                 self.spread.insert(id);
-                if !state.is_derived(id) && state.pages[&id].node.is_some() {
-                    set_marks(state, id, Marks::default(), epoch);
-                }
+            }
+            if self.written.contains(&id) {
+                set_marks(state, id, Marks::default(), epoch);
             }
             let is_native =
                 state.pages[&id].node.as_ref().is_some_and(|node| node.form == Form::Native);
@@ -204,7 +211,7 @@ impl Wave<'_> {
             return Ok(());
         }
         if !computes || node.deferred && self.how != Follow::Settle {
-            let is_written = !node.is_derived() && self.spread.contains(&id);
+            let is_written = !node.is_derived() && self.written.contains(&id);
             if !is_written {
                 set_marks(state, id, Marks { stale: true, ..page.marks }, epoch);
             }
@@ -214,7 +221,8 @@ impl Wave<'_> {
         let computed = match node.inputs.iter().any(is_poisoned) {
             true => None,
             false => match self.compute(state, id, &node) {
-                Err(()) if !node.poisons => return Err(Code::Propagation),
+                // A function that is not there is nobody's failure.
+                Err(()) if !node.poisons || self.lacks(&node) => return Err(Code::Propagation),
                 computed => computed.ok(),
             },
         };
@@ -242,7 +250,7 @@ impl Wave<'_> {
         match node.form {
             Form::Native if !fits(state, id) => Err(()),
             Form::Native => Ok(inputs[0].iter().map(|byte| byte.wrapping_add(1)).collect()),
-            _ if self.how == Follow::Unbound => Err(()),
+            _ if self.lacks(node) => Err(()),
             _ => sum(state.pages[&id].bytes.len(), &inputs).map_err(drop),
         }
     }

@@ -7,7 +7,7 @@ use crate::diff::diff_ranges_at;
 use crate::graph::Form;
 use crate::propagate::compiled::element_of;
 use crate::propagate::structure::node_of;
-use crate::propagate::{Call, function, title};
+use crate::propagate::{Call, Failure, function, title};
 use crate::table::Slot;
 use crate::{Code, Error, Result, apply, page};
 
@@ -107,7 +107,8 @@ impl Wave<'_, '_> {
 
     fn call(&mut self, position: u32, id: u64, slot: &Slot) -> Tried<Result<bool>> {
         let Some(function) = self.function(id) else {
-            return Err(failure(UNBOUND));
+            // Not the function's failure: a program forgot it.
+            return Err(Failure { fatal: true, ..failure(UNBOUND) });
         };
         let mem = self.edit.mem();
         let mut slots = std::mem::take(&mut self.room.slots);

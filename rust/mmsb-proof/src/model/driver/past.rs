@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mmsb_core::vfs::{RamVfs, Vfs};
 use mmsb_core::{
-    Bus, Code, Durability, Error, How, Keep, Mode, Options, PruneReport, Result, Snapshot, log,
+    Bus, Code, Durability, Error, Keep, Mode, Options, PruneReport, Result, Snapshot, log,
 };
 
 use super::{Driver, Place, expect, write_fork};
