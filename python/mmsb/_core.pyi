@@ -22,6 +22,7 @@ __all__ = [
     "Salvage",
     "Snap",
     "Stage",
+    "Subscription",
     "__version__",
     "at_fork_before",
     "at_fork_child",
@@ -164,6 +165,8 @@ class Core:
         meta: str | None = None,
         durability: str | None = None,
     ) -> tuple[int, bool]: ...
+    # Of more than `most` events that nobody took the oldest are dropped.
+    def subscribe(self, most: int) -> Subscription: ...
     # The function of a page that a function computes; nothing is committed.
     def bind(self, page: int, function: Callable[..., Any]) -> None: ...
     def is_bound(self, page: int) -> bool: ...
@@ -329,6 +332,19 @@ class PageBase:
     # Same bus and id. A number or an array is ArgumentTypeError naming page[()].
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
+
+# Events of one bus.
+@final
+class Subscription:
+    # ("event", (epoch, lists), None), ("lagged", None, (count, first, last)), ("none", None, None)
+    # when the time is over, or ("end", None, None). The nine lists: changed, created, deleted,
+    # described, stale, poisoned, cut_off, gpu_sync, compiler.
+    def next(
+        self, seconds: float
+    ) -> tuple[str, tuple[int, list[list[int]]] | None, tuple[int, int, int] | None]: ...
+    # A descriptor that is readable as long as there is something to take.
+    def signal(self) -> int: ...
+    def close(self) -> None: ...
 
 def diff_ranges(a: Any, b: Any, itemsize: int) -> list[tuple[int, int]]: ...
 

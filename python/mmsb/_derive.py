@@ -50,7 +50,9 @@ class Node(NamedTuple):
 
 def checked_result(value: Any, out: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return what a function returned as an array, if it is as its page wants it."""
-    array = np.asarray(value)
+    # A number of Python has no dtype of its own.
+    is_number = type(value) in (bool, int, float) and out.dtype.kind in "fc"
+    array = np.asarray(value, out.dtype if is_number else None)
     if array.shape != out.shape or array.dtype != out.dtype:
         raise ArgumentError(
             f"the function returned {array.shape} {array.dtype}, and its page has {out.shape} "
@@ -72,6 +74,12 @@ def _poisons(on_error: str) -> bool:
     if on_error not in _ON_ERROR:
         raise ArgumentError(f"on_error must be 'abort' or 'poison', not {on_error!r}")
     return on_error == "poison"
+
+
+def _check_once(pages: tuple[int, ...]) -> None:
+    for page in pages:
+        if pages.count(page) > 1:
+            raise ArgumentError(f"page {page} is an input twice; name it once and use it twice")
 
 
 class Deriving:
@@ -121,6 +129,7 @@ class Deriving:
             raise ArgumentTypeError(f"inputs must be a list of pages, not {inputs!r}")
         pages = tuple(self._draft(page).id for page in inputs)
         page = new_page(self._core, name, shape, dtype, None, None, meta)
+        _check_once(pages)
         node = Node("function", "", pages, (), bool(deferred), _poisons(on_error))
 
         def register(function: F) -> F:
@@ -161,6 +170,7 @@ class Deriving:
         for unknown in named.keys() - set(variables):
             raise ArgumentError(f"{unknown!r} is no variable of {expression!r}")
         drafts = [self._draft(named.get(variable, variable)) for variable in variables]
+        _check_once(tuple(draft.id for draft in drafts))
         kinds = [("" if d.raw else dtype_text(d.dtype), d.shape) for d in drafts]
         text, shape = _core.expression_type(expression, kinds)
         kind: DType = dtype_from_text(text)

@@ -9,6 +9,7 @@ from . import _core, _resolve, _transaction
 from ._derive import Node, link_kind
 from ._metadata import How, how, meta_dict
 from ._resolve import PageLike
+from .errors import ArgumentTypeError
 
 
 class Edge(NamedTuple):
@@ -343,6 +344,8 @@ class Graph:
         >>> [(step.page, step.action, step.because) for step in bus.graph.plan(writes=[a])]
         [('c', 'compute', ('a',)), ('d', 'mark', ('c',))]
         """
+        if isinstance(writes, (str, bytes)) or not isinstance(writes, Iterable):
+            raise ArgumentTypeError(f"writes must be a list of pages, not {writes!r}")
         view = _View(self._core)
         reached = {_resolve.page_id(self._core, page) for page in writes}
         planned = []
@@ -427,6 +430,8 @@ class Graph:
         return "\n".join([*lines, "}"])
 
     def __repr__(self) -> str:
+        if self._core.closed or self._core.forked:
+            return "<Graph of a bus that is not open here>"
         count = sum(node.derived for node in _View(self._core).nodes.values())
         return f"<Graph of {count} derived page{'' if count == 1 else 's'}>"
 

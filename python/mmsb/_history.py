@@ -375,7 +375,8 @@ class Difference:
     name : str or None
         Its name, the later one if it was renamed.
     change : str
-        The first that holds of "created", "deleted", "resized", "changed", "renamed", "meta".
+        The first that holds of "created", "deleted", "resized", "changed", "renamed", "meta" and
+        "graph", for another place in the graph or another mark.
     ranges : tuple of (int, int)
         Start and stop, in bytes, of the elements that differ.
     old, new : tuple of ndarray
@@ -433,6 +434,8 @@ def _difference(a: _core.Snap, b: _core.Snap, page: int) -> Difference | None:
             change = "renamed"
         elif old.meta != new.meta:
             change = "meta"
+        elif (old.node, old.stale, old.poisoned) != (new.node, new.stale, new.poisoned):
+            change = "graph"
         else:
             return None
     ranges = [(start, stop) for start, stop in ranges if start < stop]

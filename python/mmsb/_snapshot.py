@@ -34,6 +34,8 @@ class PageDescription:
         The last epoch that had changed it.
     location : str
         Where it was.
+    stale, poisoned : bool
+        Whether what it follows from had changed since; whether it could not be computed.
 
     Examples
     --------
@@ -54,6 +56,8 @@ class PageDescription:
     meta: dict[str, Any]
     epoch: int
     location: str
+    stale: bool
+    poisoned: bool
 
 
 class Snapshot(AtEpoch, Mapping[str, Array]):
@@ -128,6 +132,8 @@ class Snapshot(AtEpoch, Mapping[str, Array]):
                 meta_dict(info.meta),
                 info.epoch,
                 info.location,
+                info.stale,
+                info.poisoned,
             )
             for info in self._snap.infos()
         )

@@ -164,19 +164,32 @@ pub(crate) fn copy<'py>(array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>
     }
 }
 
-/// An array that Rust fills and Python is shown, as long as nobody keeps it.
-#[derive(Debug)]
-pub(crate) struct Private {
-    /// The memory, as an array that Python sees only by way of others.
-    memory: Py<PyUntypedArray>,
-    /// What Python is shown: the memory, or a read-only array over it.
-    shown: Py<PyAny>,
-    data: NonNull<u8>,
-    len: usize,
-    writable: bool,
+/// Keeps the memory of a [`Private`] array alive for all arrays over it.
+#[pyclass(frozen, module = "mmsb._core")]
+struct PrivateOwner {
+    _memory: Box<[u128]>,
 }
 
-// SAFETY: the memory is that of an array, which does not hang on a thread.
+/// An array that Rust fills and a function is shown, as long as nobody keeps it.
+#[derive(Debug)]
+pub(crate) struct Private {
+    array: Py<PyUntypedArray>,
+    data: NonNull<u8>,
+    len: usize,
+    made: Made,
+}
+
+/// What of an array a function could change.
+#[derive(Debug)]
+struct Made {
+    dims: Vec<npy_intp>,
+    strides: Vec<npy_intp>,
+    descr: usize,
+    data: usize,
+    flags: c_int,
+}
+
+// SAFETY: the memory is its own and hangs on no thread.
 unsafe impl Send for Private {}
 // SAFETY: it is read and written by whoever is attached to the interpreter only.
 unsafe impl Sync for Private {}
@@ -189,44 +202,44 @@ impl Private {
         writable: bool,
     ) -> PyResult<Private> {
         let py = descr.py();
-        let numpy = py.import("numpy")?;
-        let shape = pyo3::types::PyTuple::new(py, shape)?;
-        let memory = numpy.call_method1("zeros", (shape, descr))?.cast_into::<PyUntypedArray>()?;
-        let shown = match writable {
-            true => memory.clone().into_any(),
-            false => {
-                memory.call_method1("setflags", (false,))?;
-                memory.call_method0("view")?
-            }
+        let no_memory = || {
+            let what = format!("no memory for an array of shape {shape:?} for a function");
+            errors::new(py, Code::OutOfSpace, what)
         };
-        let len = memory.len() * descr.itemsize();
-        // SAFETY: `memory` is an ndarray, and attached.
-        let data = unsafe { (*npyffi::_PyArray_GET_ITEM_DATA(memory.as_array_ptr())).data };
-        let data = NonNull::new(data.cast::<u8>()).unwrap_or(NonNull::dangling());
-        Ok(Private { memory: memory.unbind(), shown: shown.unbind(), data, len, writable })
+        let dims = Dims::new(shape.iter().copied()).ok_or_else(no_memory)?;
+        let bytes = shape
+            .iter()
+            .try_fold(descr.itemsize(), |all, &dim| all.checked_mul(usize::try_from(dim).ok()?));
+        let len = bytes.ok_or_else(no_memory)?;
+        let mut memory: Vec<u128> = Vec::new();
+        let words = len.div_ceil(size_of::<u128>());
+        memory.try_reserve_exact(words).map_err(|_| no_memory())?;
+        memory.resize(words, 0);
+        let mut memory = memory.into_boxed_slice();
+        let data = NonNull::from(&mut *memory).cast::<u8>();
+        let owner = Bound::new(py, PrivateOwner { _memory: memory })?.into_any();
+        let flags = if writable { NPY_ARRAY_WRITEABLE } else { 0 };
+        // SAFETY: the owner keeps the memory, `len` bytes from `data` on, in place for as long as it lives.
+        let array = unsafe { new(descr, dims, data.as_ptr(), len, flags, owner)? };
+        let array = array.cast_into::<PyUntypedArray>()?;
+        let made = Made::of(&array);
+        Ok(Private { array: array.unbind(), data, len, made })
     }
 
-    /// What Python is shown.
-    pub(crate) fn shown(&self) -> &Py<PyAny> {
-        &self.shown
+    /// What a function is shown.
+    pub(crate) fn shown(&self) -> &Py<PyUntypedArray> {
+        &self.array
     }
 
-    pub(crate) fn nbytes(&self) -> usize {
-        self.len
-    }
-
-    /// Whether nobody but this and one tuple of arguments has it, or an array over it.
+    /// Whether it is as it was made, and nobody but this and one tuple of arguments has it, or an array over it.
     pub(crate) fn is_private(&self, py: Python<'_>) -> bool {
-        match self.writable {
-            // Both references are to one array.
-            true => self.memory.get_refcnt(py) == 3,
-            false => self.memory.get_refcnt(py) == 2 && self.shown.get_refcnt(py) == 2,
-        }
+        let array = self.array.bind(py);
+        references(array) == 2 && self.made.is_of(array)
     }
 
     /// Writes to it, for one that is private.
     pub(crate) fn write(&mut self, _py: Python<'_>, f: impl FnOnce(&mut [u8])) {
-        // SAFETY: the array owns `len` bytes from `data` on and lives as long as `memory`. Attached, and nobody else has the
+        // SAFETY: the owner, which the array keeps, holds `len` bytes from `data` on. Attached, and nobody else has the
         // array (`is_private` was asked, or it is new), so nobody reads or writes it meanwhile.
         f(unsafe { slice::from_raw_parts_mut(self.data.as_ptr(), self.len) });
     }
@@ -237,6 +250,32 @@ impl Private {
         // and each caller copies or compares the bytes once, front to back.
         unsafe { slice::from_raw_parts(self.data.as_ptr(), self.len) }
     }
+}
+
+impl Made {
+    fn of(array: &Bound<'_, PyUntypedArray>) -> Made {
+        let (descr, data, flags) = Made::fields(array);
+        let dims = array.shape().iter().map(|&dim| dim as npy_intp).collect();
+        Made { dims, strides: array.strides().to_vec(), descr, data, flags }
+    }
+
+    fn fields(array: &Bound<'_, PyUntypedArray>) -> (usize, usize, c_int) {
+        // SAFETY: `array` is an ndarray, and attached.
+        let inner = unsafe { &*npyffi::_PyArray_GET_ITEM_DATA(array.as_array_ptr()) };
+        (inner.descr.addr(), inner.data.addr(), inner.flags)
+    }
+
+    fn is_of(&self, array: &Bound<'_, PyUntypedArray>) -> bool {
+        Made::fields(array) == (self.descr, self.data, self.flags)
+            && array.strides() == self.strides
+            && array.shape().iter().map(|&dim| dim as npy_intp).eq(self.dims.iter().copied())
+    }
+}
+
+/// How many hold an object.
+pub(crate) fn references<T>(object: &Bound<'_, T>) -> isize {
+    // SAFETY: attached, and the object is alive.
+    unsafe { ffi::Py_REFCNT(object.as_ptr()) }
 }
 
 /// C-contiguous bytes of a Python object, held in place while this lives.

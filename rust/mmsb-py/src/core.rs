@@ -14,6 +14,7 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::args::{self, Note};
 use crate::array::Input;
 use crate::batch::Batch;
+use crate::events::Subscription;
 use crate::function::{self, PyFunction};
 use crate::log::LogIter;
 use crate::page;
@@ -429,6 +430,10 @@ impl Core {
     ) -> PyResult<(u64, bool)> {
         let note = Note::new(py, source, meta, durability)?;
         self.commit_call(py, note, 0, |bus, how| bus.settle(how))
+    }
+
+    fn subscribe(&self, py: Python<'_>, most: usize) -> PyResult<Subscription> {
+        enter::detached(py, || self.bus.subscribe(most)).map(Subscription)
     }
 
     fn bind(&self, py: Python<'_>, page: u64, function: Py<PyAny>) -> PyResult<()> {

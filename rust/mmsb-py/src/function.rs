@@ -7,14 +7,13 @@ use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mmsb_core::{Argument, Call, Cause, Code, Failure, Function};
-use numpy::{PyUntypedArray, PyUntypedArrayMethods as _};
 use pyo3::exceptions::PyException;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
 
-use crate::array::{Input, Private};
+use crate::array::{self, Input, Private};
 use crate::layout;
 
 /// A Python function that computes a page.
@@ -33,10 +32,12 @@ struct Prepared {
     out: Private,
 }
 
-/// The array of an input, and which bytes of the page it has.
+/// The array of an input, and which bytes of which page it has.
 #[derive(Debug)]
 struct Filled {
     array: Private,
+    page: u64,
+    shape: Vec<u64>,
     version: Option<(u64, u64)>,
 }
 
@@ -65,7 +66,7 @@ impl PyFunction {
         if result.is_none() || result.is(prepared.out.shown()) {
             done(prepared.out.bytes(py));
         } else {
-            let array = checked(&result, prepared.out.shown().bind(py))?;
+            let array = checked(&result, prepared.out.shown().bind(py).as_any())?;
             done(Input::new(&array, "the result")?.bytes());
         }
         drop(result);
@@ -91,8 +92,9 @@ impl Prepared {
         let inputs = call
             .inputs()
             .map(|input| {
-                let array = array(&input.dtype(), &input.shape(), false)?;
-                Ok(Filled { array, version: None })
+                let (page, shape) = (input.page(), input.shape());
+                let array = array(&input.dtype(), &shape, false)?;
+                Ok(Filled { array, page, shape, version: None })
             })
             .collect::<PyResult<Vec<_>>>()?;
         let out = array(&call.dtype(), &call.shape(), true)?;
@@ -102,18 +104,15 @@ impl Prepared {
         Ok(Prepared { args: args.unbind(), inputs, out })
     }
 
-    /// Whether the arrays are as long as the pages are now, and nobody else has them.
+    /// Whether the arrays are those of the pages, as these are now, and nobody else has them or changed them.
     fn fits(&self, py: Python<'_>, call: &Call<'_>) -> bool {
-        let is_ours =
-            |array: &Private, nbytes: u64| array.is_private(py) && array.nbytes() as u64 == nbytes;
-        self.args.get_refcnt(py) == 1
-            && is_ours(&self.out, call.nbytes())
+        array::references(self.args.bind(py)) == 1
+            && self.out.is_private(py)
             && self.inputs.len() == call.inputs().len()
-            && self
-                .inputs
-                .iter()
-                .zip(call.inputs())
-                .all(|(have, input)| is_ours(&have.array, input.nbytes()))
+            && self.inputs.iter().zip(call.inputs()).all(|(have, input)| {
+                let is_of_page = have.page == input.page() && input.has_shape(&have.shape);
+                is_of_page && have.array.is_private(py)
+            })
     }
 
     /// Brings the inputs up to date; the result begins as zeros.

@@ -9,6 +9,7 @@ mod batch;
 mod core;
 mod enter;
 mod errors;
+mod events;
 mod function;
 mod layout;
 mod log;
@@ -29,6 +30,8 @@ mod _core {
     use super::batch::Batch;
     #[pymodule_export]
     use super::core::Core;
+    #[pymodule_export]
+    use super::events::Subscription;
     #[pymodule_export]
     use super::log::LogEntry;
     #[pymodule_export]

@@ -302,7 +302,7 @@ impl<'t> Parser<'t> {
                     self.expect("(", &format!("`(` after the function `{name}`"))?;
                     return self.call(at, name, function);
                 }
-                if let (at, Token::Mark("(")) = self.peek() {
+                if let (_, Token::Mark("(")) = self.peek() {
                     return Err(Fault::new(at, format!("`{name}` is no function known here")));
                 }
                 Expression::Name(self.variable(at, name))

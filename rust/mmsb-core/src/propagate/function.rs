@@ -140,6 +140,11 @@ impl Argument {
         Desc::at(self.mem, self.slot.desc).shape().collect()
     }
 
+    /// Whether it has this shape.
+    pub fn has_shape(&self, shape: &[u64]) -> bool {
+        Desc::at(self.mem, self.slot.desc).shape().eq(shape.iter().copied())
+    }
+
     /// What tells its bytes from all others that the page has had in this bus: the epoch that made them, and of
     /// bytes that the commit under way made, which may fail yet, the number of its wave.
     pub fn version(&self) -> (u64, u64) {
