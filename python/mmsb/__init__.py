@@ -41,6 +41,7 @@ from ._bus import Bus
 from ._compare import Divergence, compare
 from ._core import __version__
 from ._delta import Delta
+from ._events import Event, Lagged, Subscription
 from ._graph import Edge, Graph, Planned, Why
 from ._history import Change, Commit, Difference
 from ._open import create, open
@@ -98,6 +99,9 @@ __all__ = [
     "Edge",
     "Planned",
     "Why",
+    "Subscription",
+    "Event",
+    "Lagged",
     "PageDescription",
     "Cost",
     "Recovery",

@@ -10,8 +10,9 @@ from typing import Any, SupportsIndex, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from . import _core, _logging, _resolve, _transaction
+from . import _core, _events, _logging, _resolve, _transaction
 from ._create import NewPage, new_page
+from ._events import Callback, Subscription
 from ._graph import Graph, Why, why
 from ._metadata import how
 from ._page import Page
@@ -546,6 +547,101 @@ class Bus(Timeline, Mapping[str, Page]):
         'x'
         """
         return why(self._core, page)
+
+    def subscribe(
+        self,
+        *pages: PageLike,
+        kinds: Iterable[str] | None = None,
+        maxsize: SupportsIndex = 1024,
+        callback: Callback | None = None,
+    ) -> Subscription:
+        """Give an event for each commit from now on, in the order of the epochs.
+
+        The first event is that of the first epoch that is published after the call, none is left
+        out, and an event comes once its epoch can be read. A commit never waits for a subscriber:
+        of more than `maxsize` events that nobody took the oldest are dropped, and
+        :class:`Lagged` says so.
+
+        Parameters
+        ----------
+        *pages : Page, str or int
+            Only commits whose event names one of these pages, and of the event only these; every
+            commit unless given. A name means the page that has it now.
+        kinds : iterable of str, optional
+            Only events in which one of these is not empty: "changed", "created", "deleted",
+            "described", "stale", "poisoned", "cut_off", "gpu_sync", "compiler".
+        maxsize : int, optional
+            How many commits are queued at most.
+        callback : callable, optional
+            Called with each :class:`Event` or :class:`Lagged`, one after the other, by a thread of
+            its own, outside of the commit: it may read and commit. What it raises is logged as an
+            error and kept in `errors` of the subscription, and the next event comes.
+
+        Returns
+        -------
+        Subscription
+            An iterator, for ``for`` and ``async for``, and a context manager that ends it.
+
+        Raises
+        ------
+        PageNotFoundError
+            There is no such page.
+        ReadOnlyError
+            The bus was opened with ``mode="r"``: it shows one epoch.
+        ReentrancyError
+            Called by a function that computes a page.
+
+        Examples
+        --------
+        >>> import mmsb
+        >>> bus = mmsb.Bus()
+        >>> pos = bus.create_page("pos", shape=3)
+        >>> with bus.subscribe("pos") as events:
+        ...     pos[0] = 1
+        ...     epoch = pos.set_meta({"unit": "m"})
+        >>> for event in events:
+        ...     print(event.epoch, event.changed, event.described)
+        2 (1,) ()
+        3 () (1,)
+        """
+        return _events.subscribe(self, pages, kinds, maxsize, callback)
+
+    def wait(self, epoch: EpochLike, timeout: float | None = None) -> bool:
+        """Wait until the bus has an epoch.
+
+        Parameters
+        ----------
+        epoch : int, str, Commit or Snapshot
+            The epoch.
+        timeout : float, optional
+            How many seconds to wait at most; for ever unless given.
+
+        Returns
+        -------
+        bool
+            True as soon as :attr:`epoch` is `epoch` or higher, False if the time is over before.
+
+        Raises
+        ------
+        ClosedError
+            The bus is closed, or was while waiting, and never had the epoch.
+        ReadOnlyError
+            The bus was opened with ``mode="r"`` at an earlier epoch, and will show no other.
+        ReentrancyError
+            A function that computes a page would wait.
+
+        Examples
+        --------
+        >>> import threading, mmsb
+        >>> bus = mmsb.Bus()
+        >>> n = bus.create_page("n", data=0)
+        >>> threading.Timer(0.01, n.write, [7]).start()
+        >>> bus.wait(2), int(n)
+        (True, 7)
+        >>> bus.wait(3, timeout=0.01)
+        False
+        """
+        return _events.wait(self._core, epoch, timeout)
 
     def write_many(
         self,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 __all__ = [
@@ -259,13 +259,13 @@ class GraphCycleError(MMSBError, ValueError):
 
     Attributes
     ----------
-    path : list of tuple
+    path : sequence of tuple
         The shortest circle: ids of two pages, and how the second follows from the first.
     """
 
     code = "graph-cycle"
     _detail_names = ("path",)
-    path: list[tuple[int, int, str]] = []
+    path: Sequence[tuple[int, int, str]] = ()
 
 
 class PropagationError(MMSBError):
@@ -277,7 +277,7 @@ class PropagationError(MMSBError):
     ----------
     page : int or None
         Id of the page.
-    path : list of tuple
+    path : sequence of tuple
         The way from what the commit changed to the page: ids of two pages, and how the second
         follows from the first.
     """
@@ -285,7 +285,7 @@ class PropagationError(MMSBError):
     code = "propagation"
     _detail_names = ("page", "path")
     page: int | None = None
-    path: list[tuple[int, int, str]] = []
+    path: Sequence[tuple[int, int, str]] = ()
 
 
 class ReentrancyError(MMSBError):

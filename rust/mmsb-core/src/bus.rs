@@ -339,7 +339,7 @@ impl Bus {
     }
 
     /// Puts other functions in the place of those that are bound, each made of the one that is there.
-    pub fn rebind(&self, make: &mut dyn FnMut(&dyn Function) -> Option<Arc<dyn Function>>) {
+    pub fn rebind(&self, make: impl Fn(&dyn Function) -> Option<Arc<dyn Function>>) {
         for (&page, bound) in &*self.0.core.functions() {
             if let Some(function) = make(&*bound.function) {
                 let inputs = bound.inputs.clone();

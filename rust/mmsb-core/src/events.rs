@@ -7,14 +7,17 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::arena::Mem;
-use crate::delta::{Batch, Op, Ops};
+use crate::catalog::Desc;
+use crate::delta::{Batch, Ops};
 use crate::fork;
-use crate::propagate::Followed;
+use crate::graph::Marks;
+use crate::propagate::{self, Followed};
 use crate::root::Root;
-use crate::{Code, Error, Result, table};
+use crate::table::{self, Slot};
+use crate::{Code, Error, Result};
 
 /// What a commit did. Lists of pages are sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,29 +54,32 @@ impl Event {
         report: &Followed,
     ) -> Event {
         let slot = |root: &Root, id| table::get(mem, root.table, root.height, id);
-        let (mut touched, mut described) = (BTreeSet::new(), BTreeSet::new());
-        for op in Ops::new(batch.ops()).flatten() {
-            touched.extend(op.page());
-            match op {
-                Op::Rename { id, .. }
-                | Op::SetMeta { id, .. }
-                | Op::Resize { id, .. }
-                | Op::Node { id, .. } => {
-                    described.insert(id);
-                }
-                _ => {}
-            }
-        }
+        let touched: BTreeSet<u64> =
+            Ops::new(batch.ops()).flatten().filter_map(|op| op.page()).collect();
         let mut event = Event { epoch: root.epoch, ..Event::default() };
         for id in touched {
-            match (slot(base, id), slot(root, id)) {
+            let (was, is) = (slot(base, id), slot(root, id));
+            let marks = |slot: Option<Slot>| {
+                slot.map_or(Marks::default(), |slot| Desc::at(mem, slot.desc).marks())
+            };
+            // Of the states and not of the wave: a restore brings marks back and computes nothing.
+            let (had, has) = (marks(was), marks(is));
+            if has.stale && !had.stale {
+                event.stale.push(id);
+            }
+            if has.poisoned && !had.poisoned {
+                event.poisoned.push(id);
+            }
+            match (was, is) {
                 (None, Some(_)) => event.created.push(id),
                 (Some(_), None) => event.deleted.push(id),
                 (Some(was), Some(is)) => {
                     if is.epoch == root.epoch {
                         event.changed.push(id);
                     }
-                    if was.desc != is.desc && described.contains(&id) {
+                    let (was, is) = (Desc::at(mem, was.desc), Desc::at(mem, is.desc));
+                    // A new record may say the same: a page may have been renamed there and back.
+                    if !was.says_what(&is) || was.node() != is.node() {
                         event.described.push(id);
                     }
                 }
@@ -84,8 +90,6 @@ impl Event {
             let pages: BTreeSet<u64> = pages.collect();
             pages.into_iter().collect()
         };
-        event.stale = sorted(&mut report.stale.iter().copied());
-        event.poisoned = sorted(&mut report.poisoned.iter().copied());
         event.cut_off = sorted(&mut report.cut_off.iter().map(|&(page, _)| page));
         event.gpu_sync = sorted(&mut report.gpu_sync.iter().copied());
         event.compiler = sorted(&mut report.compiler.iter().copied());
@@ -134,8 +138,12 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    pub(crate) fn deliver(&self, event: &Arc<Event>) {
+    /// Whether there will be someone for the next one.
+    fn deliver(&self, event: &Arc<Event>) -> bool {
         let mut waiting = lock(&self.waiting);
+        if waiting.is_closed {
+            return false;
+        }
         waiting.events.push_back(Arc::clone(event));
         if waiting.events.len() > self.most
             && let Some(lost) = waiting.events.pop_front()
@@ -146,9 +154,10 @@ impl Queue {
         waiting.raise();
         drop(waiting);
         self.moved.notify_all();
+        true
     }
 
-    pub(crate) fn close(&self) {
+    fn close(&self) {
         let mut waiting = lock(&self.waiting);
         waiting.is_closed = true;
         waiting.raise();
@@ -180,7 +189,7 @@ impl Subscribers {
 
     /// Tells all of them, and forgets those who went.
     pub(crate) fn tell(&mut self, event: &Arc<Event>) {
-        self.0.retain(|queue| queue.upgrade().map(|queue| queue.deliver(event)).is_some());
+        self.0.retain(|queue| queue.upgrade().is_some_and(|queue| queue.deliver(event)));
     }
 
     /// There will be no more events.
@@ -198,29 +207,26 @@ pub struct Subscription {
 
 impl Subscription {
     /// The next event, if it comes before the time is over; `None` without one waits for ever. The outer `None` says
-    /// that the time is over, the inner one that there will be no more.
+    /// that the time is over, the inner one that there will be no more. Fails in a function that computes a page if it
+    /// would wait.
     pub fn next(&self, timeout: Option<Duration>) -> Result<Option<Option<Told>>> {
         fork::check(self.generation)?;
+        let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut waiting = lock(&self.queue.waiting);
         while !waiting.has_any() {
-            let wait = |guard| match timeout {
-                None => {
-                    (self.queue.moved.wait(guard).unwrap_or_else(PoisonError::into_inner), false)
-                }
-                Some(timeout) => {
-                    let (guard, over) = self
-                        .queue
-                        .moved
-                        .wait_timeout(guard, timeout)
-                        .unwrap_or_else(PoisonError::into_inner);
-                    (guard, over.timed_out())
-                }
-            };
-            let is_over;
-            (waiting, is_over) = wait(waiting);
-            if is_over && !waiting.has_any() {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
                 return Ok(None);
             }
+            // No commit ends before the function does.
+            propagate::check_reentrancy()?;
+            waiting = match left {
+                None => self.queue.moved.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => {
+                    let woken = self.queue.moved.wait_timeout(waiting, left);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
         let told = match waiting.missed.take() {
             Some((count, first, last)) => Some(Told::Lagged(count, first, last)),
@@ -254,8 +260,11 @@ impl Subscription {
         Ok(number)
     }
 
-    /// Ends it. What is in the queue can be taken still.
+    /// Ends it. What is in the queue can be taken still. In a forked child it does nothing: the descriptor is the
+    /// parent's too, and a thread that is not there may hold the lock.
     pub fn close(&self) {
-        self.queue.close();
+        if fork::check(self.generation).is_ok() {
+            self.queue.close();
+        }
     }
 }

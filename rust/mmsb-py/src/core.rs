@@ -416,7 +416,7 @@ impl Core {
     fn fork(&self, py: Python<'_>, at: &Snap) -> PyResult<Core> {
         let bus = enter::attached(py, || self.bus.fork(&at.get()?))?;
         // Each bus owns what the garbage collector finds at it.
-        bus.rebind(&mut |shared| function::of(shared).map(|function| function.for_another(py)));
+        bus.rebind(|shared| function::of(shared).map(|function| function.for_another(py)));
         Ok(Core::new(bus, self.clock(py)))
     }
 

@@ -10,6 +10,8 @@ use crate::enter;
 /// The epoch, and the pages that were changed, created, deleted, described anew, became stale or poisoned, were cut off,
 /// and whose copies or compiled code are old.
 type Event = (u64, [Vec<u64>; 9]);
+/// How many were missed, and the first and the last epoch of them.
+type Missed = (u64, u64, u64);
 
 fn event(event: &CoreEvent) -> Event {
     let lists = [
@@ -38,7 +40,7 @@ impl Subscription {
         &self,
         py: Python<'_>,
         seconds: f64,
-    ) -> PyResult<(&'static str, Option<Event>, Option<(u64, u64, u64)>)> {
+    ) -> PyResult<(&'static str, Option<Event>, Option<Missed>)> {
         let timeout = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
         Ok(match enter::detached(py, || self.0.next(Some(timeout)))? {
             None => ("none", None, None),

@@ -43,7 +43,7 @@ fn faults_say_what_and_where() {
         ("z + x", 0, "no input `z`"),
         ("x + z", 4, "no input `z`"),
         ("x + y", 2, "(3,) and (4,)"),
-        ("foo(x)", 3, "no function"),
+        ("foo(x)", 0, "no function"),
         ("sum + x", 4, "`(` after the function `sum`"),
         ("sqrt(x, y)", 8, "takes 1 value"),
         ("where(b, x)", 10, "takes 3 values"),

@@ -139,11 +139,12 @@ impl Wave<'_, '_> {
     pub(super) fn put(&mut self, id: u64, slot: &Slot, bytes: &[u8]) -> Result<bool> {
         assert_eq!(bytes.len() as u64, slot.len, "a page is computed as a whole");
         let mem = self.edit.mem();
-        if slot.len <= APART {
+        let itemsize = Desc::at(mem, slot.desc).itemsize().max(1) as usize;
+        // One element is written as a whole.
+        if slot.len <= itemsize as u64 && page::is_one_block(slot.len) {
             let is_same = slot.len == 0 || mem.bytes(slot.data, slot.len) == bytes;
             return if is_same { Ok(false) } else { self.write(id, slot, 0, bytes).map(|_| true) };
         }
-        let itemsize = Desc::at(mem, slot.desc).itemsize().max(1) as usize;
         let mut ranges = std::mem::take(&mut self.room.ranges);
         ranges.clear();
         page::parts(mem, slot, 0, slot.len, &mut |at, old| {
