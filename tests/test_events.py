@@ -294,6 +294,16 @@ def test_links_that_mark_nothing_are_told(bus: mmsb.Bus, kind: str) -> None:
     assert list(one) == [event(8, **{kind: both[1:]}), event(9, **{kind: both[1:]})]
 
 
+@pytest.mark.parametrize("kind", ["gpu_sync", "compiler"])
+def test_a_restore_tells_of_links_too(mem: mmsb.Bus, kind: str) -> None:
+    x, y = mem.create_page("x", data=1.0), mem.create_page("y", data=1.0)
+    epoch = mem.graph.link(x, y, kind)
+    x[()] = 2
+    events = mem.subscribe()
+    mem.restore(epoch)
+    assert drained(events) == [event(epoch + 2, changed=(x.id,), **{kind: (y.id,)})]
+
+
 # --- what is asked for --------------------------------------------------------------------------
 
 
@@ -664,6 +674,45 @@ def test_closing_wakes_whoever_waits(bus: mmsb.Bus, what: str) -> None:
     assert flat == [event(2, changed=(1,))]
 
 
+@pytest.mark.parametrize("again", range(5))
+def test_closing_tells_of_all_commits_that_came_about(store: Path, again: int) -> None:
+    """Those too that wait for a sync while the bus is closed."""
+    bus = mmsb.create(store)
+    events, done, some = bus.subscribe(maxsize=10**6), list[int](), threading.Semaphore(0)
+    for n in range(4):
+        bus.create_page(f"p{n}", data=0)
+
+    def write(n: int) -> None:
+        page, value = bus[f"p{n}"], 0
+        with pytest.raises((mmsb.ClosedError, mmsb.CommitOutcomeUnknownError)):
+            while value := value + 1:
+                done.append(page.write(value))
+                some.release()
+
+    def close() -> None:
+        for _ in range(5):
+            some.acquire()
+        bus.close()
+
+    run_all(close, *(functools.partial(write, n) for n in range(4)))
+    told = epochs(list(events))
+    assert told == list(range(1, len(told) + 1)) and set(done) <= set(told)
+
+
+def test_nobody_waits_on_a_bus_that_was_closed_meanwhile() -> None:
+    for _ in range(100):
+        bus = mmsb.Bus()
+
+        def subscribe(bus: mmsb.Bus = bus) -> None:
+            made = []
+            with pytest.raises(mmsb.ClosedError):
+                while True:
+                    made.append(bus.subscribe())
+            assert [list(events) for events in made] == [[]] * len(made)
+
+        run_all(bus.close, subscribe)
+
+
 def test_a_bus_that_goes_ends_its_subscriptions() -> None:
     bus = mmsb.Bus()
     bus.create_page("x", data=0)
@@ -674,7 +723,7 @@ def test_a_bus_that_goes_ends_its_subscriptions() -> None:
     del bus
     gc.collect()
     assert gone() is None, "a subscription does not keep its bus"
-    assert epochs(list(events)) == [2]
+    assert epochs(list(events)) == [2] and events.closed
     assert watched._thread is not None
     watched._thread.join()
     assert epochs(called) == [2]

@@ -535,7 +535,8 @@ class Bus(Timeline, Mapping[str, Page]):
         Returns
         -------
         Why
-            The commit, and for a derived page the inputs that it changed, and why those changed.
+            The commit, and for a derived page the inputs that it changed, and why those changed;
+            none where it changed the page's place in the graph and no input.
 
         Examples
         --------
@@ -543,6 +544,7 @@ class Bus(Timeline, Mapping[str, Page]):
         >>> bus = mmsb.Bus()
         >>> x = bus.create_page("x", data=[1.0])
         >>> y = bus.map("2 * x", "y")
+        >>> x[0] = 5
         >>> bus.why(y).because[0].page
         'x'
         """

@@ -350,6 +350,7 @@ class Subscription:
             what, event, lag = self._take(max(until - time.monotonic(), 0.0))
             if what == "end":
                 # Whoever else takes from it gets the end from the core too.
+                self._is_closed = True
                 raise _End
             if lag is not None:
                 return Lagged(*lag)

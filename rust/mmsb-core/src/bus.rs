@@ -307,7 +307,11 @@ impl Bus {
             let what = "the bus was opened with mode='r'; it shows one epoch and has no events";
             return Err(Error::new(Code::ReadOnly, what));
         }
-        Ok(lock(&core.sequencer).subscribers.add(most))
+        let mut seq = lock(&core.sequencer);
+        if seq.log.is_none() {
+            return Err(Error::new(Code::Closed, "the bus is closed"));
+        }
+        Ok(seq.subscribers.add(most))
     }
 
     /// From now on the function computes the page, whose place in the graph says that one does; nothing is computed.
@@ -588,7 +592,6 @@ impl Inner {
         }
         self.past.close();
         self.core.unbind();
-        lock(&self.core.sequencer).subscribers.close();
         let _ = self.core.retain(None);
         *lock(&self.kept) = Kept::default();
         let _checkpoint_ends_first = lock(&self.checkpointing);
@@ -597,6 +600,8 @@ impl Inner {
         let mut seq = lock(&self.core.sequencer);
         let usable = seq.usable().is_ok();
         let Some(mut log) = seq.log.take() else { return Ok(()) };
+        // Nothing is published any more.
+        seq.subscribers.close();
         // A fork may go on in the same arena.
         self.core.arena.alloc().recharge(&mut seq.charged, 0);
         drop(seq);

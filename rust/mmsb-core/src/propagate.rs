@@ -107,6 +107,7 @@ impl Propagation {
         if batch.manner == Manner::AsIs {
             // Whatever shapes kernels were compiled for, they may be others now.
             self.compiled = None;
+            structure::report_links(graph, edit, batch)?;
             return Ok(false);
         }
         let compiled = match &mut self.compiled {

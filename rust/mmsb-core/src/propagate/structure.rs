@@ -9,7 +9,7 @@ use crate::catalog::Desc;
 use crate::delta::{Batch, Op, Ops};
 use crate::edit::Edit;
 use crate::error::InGraph;
-use crate::graph::{Edge, Graph, Node, Refused};
+use crate::graph::{Edge, Graph, Kind, Node, Refused};
 use crate::root::Root;
 use crate::table;
 use crate::{Code, Error, Result};
@@ -115,6 +115,25 @@ pub(super) fn follow(
         ));
     }
     Ok(has_new_place.then_some((removed, added)))
+}
+
+/// Says which copies and what compiled code are old after a commit that is not followed by a wave.
+pub(super) fn report_links(graph: &Graph, edit: &Edit<'_>, batch: &mut Batch) -> Result<()> {
+    let (mem, root) = (edit.mem(), &edit.root);
+    let mut changed = BTreeSet::new();
+    for op in Ops::new(batch.ops()) {
+        let page = op.map_err(malformed)?.page();
+        let slot = page.and_then(|id| table::get(mem, root.table, root.height, id));
+        changed.extend(page.filter(|_| slot.is_some_and(|slot| slot.epoch == root.epoch)));
+    }
+    for (dst, kind) in changed.into_iter().flat_map(|id| graph.outs(id)) {
+        match kind {
+            Kind::GpuSync => batch.reporter.add(dst, |report| &mut report.gpu_sync),
+            Kind::Compiler => batch.reporter.add(dst, |report| &mut report.compiler),
+            Kind::Data | Kind::Control => {}
+        }
+    }
+    Ok(())
 }
 
 fn explain(mem: Mem, root: &Root, refused: Refused) -> Error {
