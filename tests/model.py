@@ -98,6 +98,8 @@ class State:
     next_id: int
     # Of a draft: the pages that it writes, and whether others follow from it as from any change.
     written: set[int] = field(default_factory=set, compare=False)
+    # Those of them whose bytes it names, also where they are not new.
+    named_bytes: set[int] = field(default_factory=set, compare=False)
     manner: str = field(default="change", compare=False)
 
     def copy(self) -> State:
@@ -220,6 +222,8 @@ class Model:
                 change = "renamed"
             elif p.meta != q.meta:
                 change = "meta"
+            elif (p.node, p.stale, p.poisoned) != (q.node, q.stale, q.poisoned):
+                change = "graph"
             if change:
                 found.append((i, change))
         return found
@@ -301,8 +305,8 @@ def follow(draft: State, head: State) -> None:
         old = head.pages.get(i)
         if old is None or (old.shape, old.data) != (page.shape, page.data):
             spread.add(i)
-            if page.node and not page.derived:
-                pages[i] = replace(page, stale=False, poisoned=False)
+        if page.node and not page.derived and (i in spread or i in draft.named_bytes):
+            pages[i] = replace(page, stale=False, poisoned=False)
         if page.node and page.node.form == "native" and is_new(page, old):
             if not fits(pages, page):
                 raise Refused(mmsb.ArgumentError)
@@ -353,7 +357,7 @@ def visit(i: int, draft: State, head: State, spread: set[int]) -> None:
     if not due and all(kind != "control" or src not in spread for src, kind in node.links):
         return
     if not due or (node.deferred and draft.manner != "settle"):
-        if page.derived or i not in spread:
+        if page.derived or (i not in spread and i not in draft.named_bytes):
             pages[i] = replace(page, stale=True)
         return
     try:
@@ -466,6 +470,12 @@ class Write:
     def apply(self, draft: State) -> None:
         page = _page(draft, self.page)
         draft.written.add(self.page)
+        if self.data:
+            draft.named_bytes.add(self.page)
+        self.put(draft, page)
+
+    def put(self, draft: State, page: Page) -> None:
+        """Put the new bytes in their place."""
         at = 0 if self.start is None else self.start * page.row_bytes()
         draft.pages[self.page] = _cut(page.data, page, at, self.data)
 
@@ -500,7 +510,9 @@ class Edit:
     data: bytes
 
     def apply(self, draft: State) -> None:
-        Write(self.page, self.start, self.stop, self.data).apply(draft)
+        page = _page(draft, self.page)
+        draft.written.add(self.page)
+        Write(self.page, self.start, self.stop, self.data).put(draft, page)
 
     def on_bus(self, bus: Any) -> int:
         with bus.transaction() as tx:
@@ -627,6 +639,8 @@ class Patch:
     def apply(self, draft: State) -> None:
         page = _page(draft, self.page)
         draft.written.add(self.page)
+        if any(data for _, data in self.chunks):
+            draft.named_bytes.add(self.page)
         for at, data in self.chunks:
             page = _cut(page.data, page, at, data)
         draft.pages[self.page] = page
@@ -663,6 +677,8 @@ class WriteMany:
         for page, at, data in self.writes:
             held = _page(draft, page)
             draft.written.add(page)
+            if data:
+                draft.named_bytes.add(page)
             draft.pages[page] = _cut(held.data, held, at, data)
 
     def on_bus(self, bus: Any) -> int:

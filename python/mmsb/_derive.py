@@ -64,7 +64,9 @@ def checked_result(value: Any, out: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def link_kind(kind: str) -> str:
     """Return the kind of a link if it is one."""
     if kind == "data":
-        raise ArgumentError("inputs are given with derive and map; a link is 'control', 'gpu_sync' or 'compiler'")
+        raise ArgumentError(
+            "inputs are given with derive and map; a link is 'control', 'gpu_sync' or 'compiler'"
+        )
     if kind not in LINKS:
         raise ArgumentError(f"kind must be one of {', '.join(map(repr, LINKS))}, not {kind!r}")
     return kind
@@ -256,10 +258,8 @@ class Deriving:
         if node is None:
             self._batch.no_node(draft.id)
         else:
-            links = list(node.links)
-            self._batch.node(
-                draft.id, node.form, node.text, list(node.inputs), links, node.deferred, node.poisons
-            )
+            form, text, inputs, links, deferred, poisons = node
+            self._batch.node(draft.id, form, text, list(inputs), list(links), deferred, poisons)
 
     def _derive(self, page: NewPage, node: Node) -> Page:
         """Give a page of this name this place: the one that is there, or a new one."""

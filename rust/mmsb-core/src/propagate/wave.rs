@@ -152,30 +152,42 @@ impl Wave<'_, '_> {
         written.clear();
         self.look_at_ops()?;
         let Room { touched, written, .. } = &mut *self.room;
-        for positions in [touched, &mut *written] {
+        for positions in [&mut *touched, written] {
             positions.sort_unstable();
             positions.dedup();
         }
-        let written = std::mem::take(written);
-        let done = written.iter().try_for_each(|&position| {
-            let id = self.compiled.plan.page(position);
-            let Some(slot) = self.slot(id) else { return Ok(()) };
-            match Desc::at(self.edit.mem(), slot.desc).marks() == Marks::default() {
-                true => Ok(()),
-                false => self.mark(id, Marks::default()),
-            }
-        });
-        self.room.written = written;
+        let touched = std::mem::take(touched);
+        let done = touched.iter().try_for_each(|&position| self.freshen(position));
+        self.room.touched = touched;
         done
+    }
+
+    /// Takes the marks of a page that nobody computes, if it is written.
+    fn freshen(&mut self, position: u32) -> Result<()> {
+        let id = self.compiled.plan.page(position);
+        let Some(slot) = self.slot(id) else { return Ok(()) };
+        let is_marked = Desc::at(self.edit.mem(), slot.desc).marks() != Marks::default();
+        match is_marked && self.is_written(position, id, &slot) {
+            true => self.mark(id, Marks::default()),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether nobody computes the page, and the commit itself says what it is.
+    fn is_written(&self, position: u32, id: u64, slot: &Slot) -> bool {
+        self.compiled.step(position).form == Form::Link
+            && (self.room.written.binary_search(&position).is_ok()
+                || is_changed(self.edit.mem(), self.slot_before(id), slot))
     }
 
     /// Finds the positions of the pages that the commit's operations are about.
     fn look_at_ops(&mut self) -> Result<()> {
         let Wave { batch, compiled, room, edit, .. } = &mut *self;
         let mut ops = Ops::new(batch.ops());
-        let mut touch = |id, writes| -> Result<()> {
+        // Whether it needs a page that is not derived, and whether it names bytes of it.
+        let mut touch = |id, needs, writes| -> Result<()> {
             let Some(position) = compiled.plan.position(id) else { return Ok(()) };
-            if writes && compiled.step(position).form != Form::Link {
+            if needs && compiled.step(position).form != Form::Link {
                 return Err(not_written(&title(edit.mem(), &edit.root, id)));
             }
             if room.touched.last() != Some(&position) {
@@ -188,12 +200,12 @@ impl Wave<'_, '_> {
         };
         loop {
             while let Some(write) = ops.next_write().map_err(apply::malformed)? {
-                touch(write.id, true)?;
+                touch(write.id, true, !write.data.is_empty())?;
             }
             let Some(op) = ops.next() else { return Ok(()) };
             let op = op.map_err(apply::malformed)?;
             if let Some(id) = op.page() {
-                touch(id, matches!(op, Op::Resize { .. }))?;
+                touch(id, matches!(op, Op::Resize { .. }), false)?;
             }
         }
     }
@@ -395,8 +407,7 @@ impl Wave<'_, '_> {
     }
 
     fn mark_stale(&mut self, position: u32, id: u64, marks: Marks) -> Result<()> {
-        // It was written by this very commit.
-        let is_written = || self.room.written.binary_search(&position).is_ok();
+        let is_written = || self.slot(id).is_some_and(|slot| self.is_written(position, id, &slot));
         match marks.stale || is_written() {
             true => Ok(()),
             false => self.mark(id, Marks { stale: true, ..marks }),

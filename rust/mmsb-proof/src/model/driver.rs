@@ -408,7 +408,6 @@ impl Driver {
             Act::Resize { page, len } => {
                 let Some(id) = next.pick(*page) else { return Ok(()) };
                 batch.resize(id, &[u64::from(*len)], u64::from(*len));
-                self.written.insert(id);
                 if next.is_derived(id) {
                     return self.refused(&mut batch, Code::InvalidDelta);
                 }
@@ -439,7 +438,7 @@ impl Driver {
                     let written = self.bus.write(id, at as u64, &data, &how);
                     return self.refuse(written, Code::InvalidDelta);
                 }
-                self.written.insert(id);
+                self.written.extend((len > 0).then_some(id));
                 self.submit(changed.then_some(next), self.durability(), |bus| {
                     bus.write(id, at as u64, &data, &how)
                 })?;
@@ -454,6 +453,7 @@ impl Driver {
                     let len = (len as usize).min(size - at);
                     let data = vec![byte; len];
                     batch.write(id, at as u64, &data);
+                    self.written.extend((len > 0).then_some(id));
                     if page.bytes[at..at + len] != data {
                         page.bytes[at..at + len].copy_from_slice(&data);
                         page.epoch = epoch;
@@ -473,7 +473,6 @@ impl Driver {
                 let meta = meta.map(meta_of).filter(|meta| !meta.is_empty());
                 let how = How { meta: meta.as_deref(), durability: *durability, ..self.how() };
                 let next = (changed || meta.is_some()).then_some(next);
-                self.written.extend(ids);
                 self.submit(next, durability.unwrap_or(self.durability()), |bus| {
                     bus.commit(&mut batch, None, &how)
                 })?;
@@ -736,7 +735,9 @@ fn write_fork(
     }
     let followed = match state.is_derived(id) {
         true => Err(Code::InvalidDelta),
-        false => next.follow(state, epoch, how, &BTreeSet::from([id])),
+        false => {
+            next.follow(state, epoch, how, &(!data.is_empty()).then_some(id).into_iter().collect())
+        }
     };
     let done = fork.write(id, 0, &data, &How { wait: true, time: Some(epoch), ..How::default() });
     match followed {

@@ -173,6 +173,11 @@ impl Wave<'_> {
         without_links(self.before.pages.get(&id)) != without_links(state.pages.get(&id))
     }
 
+    /// Whether nobody computes the page, and the commit itself says what it is.
+    fn is_written(&self, state: &State, id: u64) -> bool {
+        !state.is_derived(id) && (self.written.contains(&id) || self.spread.contains(&id))
+    }
+
     fn lacks(&self, node: &Node<'_>) -> bool {
         self.how == Follow::Unbound && node.form == Form::Function
     }
@@ -184,7 +189,7 @@ impl Wave<'_> {
             if old != Some(&state.pages[&id].bytes) {
                 self.spread.insert(id);
             }
-            if self.written.contains(&id) {
+            if self.is_written(state, id) {
                 set_marks(state, id, Marks::default(), epoch);
             }
             let is_native =
@@ -211,8 +216,7 @@ impl Wave<'_> {
             return Ok(());
         }
         if !computes || node.deferred && self.how != Follow::Settle {
-            let is_written = !node.is_derived() && self.written.contains(&id);
-            if !is_written {
+            if !self.is_written(state, id) {
                 set_marks(state, id, Marks { stale: true, ..page.marks }, epoch);
             }
             return Ok(());
