@@ -9,8 +9,10 @@ import os
 import pickle
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -1636,3 +1638,30 @@ def test_a_failure_in_the_middle_of_a_wave_gives_all_memory_back(mem: mmsb.Bus) 
         except mmsb.PropagationError:
             used.append(mem.stats()["memory_bytes"])
     assert len(used) == 20 and used[0] == used[-1]
+
+
+def test_a_process_forks_while_another_thread_computes(bus: mmsb.Bus) -> None:
+    x = bus.create_page("x", data=0.0)
+
+    @bus.derive("y", ["x"])
+    def y(x: Array, out: Array) -> None:
+        time.sleep(0)  # lets go of the interpreter in the middle of the commit
+        out[...] = x + 1
+
+    done = threading.Event()
+
+    def commit() -> None:
+        while not done.is_set():
+            x[()] = x[()] + 1
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(commit)
+        for _ in range(20):
+            held = bus["y"].read()
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if float(held) >= 1 else 1)
+            assert os.waitpid(child, 0)[1] == 0
+        done.set()
+        running.result()
+    assert float(bus["y"]) == float(x) + 1

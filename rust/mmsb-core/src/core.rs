@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, TryLockError};
 
 use crate::arena::{Arena, Backing, Mem, Slots};
 use crate::edit::Dead;
@@ -252,12 +252,20 @@ impl Core {
         (seq.log.as_ref().map_or(0, Log::bytes), seq.newest.bytes)
     }
 
-    pub(crate) fn guard(&self, pipe: &Arc<OwnedFd>) {
+    /// Keeps what is shown now until the pipe's other end is gone; not, if a commit is under way.
+    pub(crate) fn guard(&self, pipe: &Arc<OwnedFd>) -> bool {
         if check_reentrancy_of(self.address()).is_err() {
             // This very thread has the lock.
-            return self.guard_for_ever();
+            self.guard_for_ever();
+            return true;
         }
-        lock(&self.sequencer).reclaim.guard(self, Arc::clone(pipe), self.epoch());
+        let mut sequencer = match self.sequencer.try_lock() {
+            Ok(sequencer) => sequencer,
+            Err(TryLockError::Poisoned(sequencer)) => sequencer.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        sequencer.reclaim.guard(self, Arc::clone(pipe), self.epoch());
+        true
     }
 
     pub(crate) fn guard_for_ever(&self) {

@@ -73,26 +73,70 @@ pub(crate) fn is_gone(pipe: &OwnedFd) -> bool {
     matches!(rustix::event::poll(&mut fds, Some(&zero)), Ok(n) if n > 0)
 }
 
-/// To be called before fork(2), in the forking thread.
-pub fn at_fork_before() {
+/// To be called before fork(2), in the forking thread. `wait` is called while a commit is under way that may need what
+/// the caller holds.
+pub fn at_fork_before(wait: &mut dyn FnMut()) {
     let_go();
     let cores: Vec<Arc<Core>> = registry().cores.iter().filter_map(Weak::upgrade).collect();
-    if cores.is_empty() {
+    if cores.is_empty() || guard_all(&cores) {
         return;
     }
+    let _way = Way::ask();
+    while !guard_all(&cores) {
+        wait();
+    }
+}
+
+/// How many threads wait for the end of all commits, to fork.
+static WAITING: AtomicU64 = AtomicU64::new(0);
+
+/// Keeps commits from beginning as long as it lives: one after the other would never end.
+struct Way(());
+
+impl Way {
+    fn ask() -> Way {
+        WAITING.fetch_add(1, Ordering::Relaxed);
+        Way(())
+    }
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Lets whoever is about to fork go first. Fails if that takes a while and the caller must not `wait`.
+#[inline]
+pub(crate) fn give_way(wait: bool) -> Result<()> {
+    while WAITING.load(Ordering::Relaxed) > 0 {
+        if !wait {
+            return Err(Error::new(Code::WouldBlock, "the process is about to fork"));
+        }
+        std::thread::sleep(std::time::Duration::from_micros(50));
+    }
+    Ok(())
+}
+
+/// Guards what is shown now; not, if a commit is under way.
+fn guard_all(cores: &[Arc<Core>]) -> bool {
     let Ok((ours, childs)) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC) else {
         // Without a descriptor to spare nothing tells when the child is gone: keep the frames for good.
         cores.iter().for_each(|core| core.guard_for_ever());
-        return cores.into_iter().filter(|core| core.parent().is_some()).for_each(std::mem::forget);
+        let forks = cores.iter().filter(|core| core.parent().is_some());
+        forks.for_each(|core| std::mem::forget(Arc::clone(core)));
+        return true;
     };
     let ours = Arc::new(ours);
-    for core in &cores {
-        core.guard(&ours);
+    // Those that are guarded when another is not are let go with the child's end.
+    if !cores.iter().all(|core| core.guard(&ours)) {
+        return false;
     }
-    let forks = cores.into_iter().filter(|core| core.parent().is_some());
+    let forks = cores.iter().filter(|core| core.parent().is_some());
     let mut registry = registry();
-    registry.kept.extend(forks.map(|core| (Arc::clone(&ours), core)));
+    registry.kept.extend(forks.map(|core| (Arc::clone(&ours), Arc::clone(core))));
     registry.pipe = Some(childs);
+    true
 }
 
 /// To be called after fork(2) in the parent.

@@ -30,7 +30,7 @@ use crate::root::Root;
 use crate::snapshot::{Pin, Snapshot};
 use crate::sync::lock;
 use crate::window::{Retention, Window};
-use crate::{Code, Error, Result, page, trace};
+use crate::{Code, Error, Result, fork, page, trace};
 
 /// When a commit is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -230,6 +230,7 @@ impl Core {
             let what = "a transaction stands on a snapshot of the newest epoch of its own bus";
             return Err(Error::new(Code::Argument, what));
         }
+        fork::give_way(how.wait)?;
         let time = how.time.unwrap_or_else(now);
         batch.set_prefix(how.source, how.meta);
         let mut seq = if how.wait {

@@ -7,6 +7,7 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind, set_hook};
+use std::time::Duration;
 
 use mmsb_core::{Code, Error, Result};
 use pyo3::prelude::*;
@@ -92,6 +93,12 @@ pub(crate) fn with_progress<T: Send>(
         Some(error) => Err(error),
         None => result?.map_err(|e| errors::raise(py, e)),
     }
+}
+
+/// What happens before fork(2). Views are counted while nobody else can make one, so this stays attached but while a
+/// commit is under way.
+pub(crate) fn before_fork(py: Python<'_>) {
+    mmsb_core::at_fork_before(&mut || py.detach(|| std::thread::sleep(Duration::from_micros(50))));
 }
 
 fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {

@@ -17,7 +17,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use crate::snap;
+use crate::{enter, snap};
 
 /// Events that wait at most.
 const ROOM: usize = 4096;
@@ -219,8 +219,9 @@ pub(crate) fn set_log(target: Option<Py<PyAny>>) {
 
 /// To be called before fork(2), by the thread that forks.
 #[pyfunction]
-pub(crate) fn at_fork_before() {
-    mmsb_core::at_fork_before();
+pub(crate) fn at_fork_before(py: Python<'_>) {
+    // A commit may wait for the interpreter, to call a function that computes a page.
+    enter::before_fork(py);
 }
 
 /// To be called after fork(2) in the parent.

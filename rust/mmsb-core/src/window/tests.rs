@@ -148,8 +148,8 @@ fn a_forked_child_keeps_what_the_window_had() {
     let slot = Snapshot::retained(&core, 1).unwrap().unwrap().slot(1).unwrap();
     let (pipe, child) = rustix::pipe::pipe().unwrap();
     let pipe = Arc::new(pipe);
-    core.guard(&pipe);
-    core.guard(&pipe);
+    assert!(core.guard(&pipe));
+    assert!(core.guard(&pipe));
     (3..20).for_each(|epoch| fill(&core, epoch));
     // The child may show that epoch as long as it lives.
     let held = lock(&core.sequencer).reclaim.held_bytes();
