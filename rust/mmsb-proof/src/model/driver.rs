@@ -153,7 +153,7 @@ impl Driver {
         driver.accept_what_opens()?;
         let opens = driver.must.clone();
         driver.ledgers = vec![Ledger { told: epoch, durable: epoch, submitted: None, opens }];
-        bind_all(&driver.bus, driver.head())?;
+        bind_all(&driver.bus)?;
         Ok(driver)
     }
 
@@ -618,7 +618,7 @@ impl Driver {
                 self.submit_as(Follow::AsIs, next, self.durability(), |bus| {
                     bus.restore(&snapshot, &how)
                 })?;
-                bind_all(&self.bus, self.head())?;
+                bind_all(&self.bus)?;
                 assert_eq!(self.bus.snapshot()?.digest().unwrap(), snapshot.digest().unwrap());
             }
             Act::Fork { back, byte } => {
@@ -626,7 +626,7 @@ impl Driver {
                 let Some(base) = self.open_epoch(at)? else { return Ok(()) };
                 let fork = self.bus.fork(&base)?;
                 check_snapshot(&fork.snapshot().unwrap(), &self.history[at])?;
-                bind_all(&fork, &self.history[at]).unwrap();
+                bind_all(&fork).unwrap();
                 let Some(id) = self.history[at].pick(*byte) else { return Ok(()) };
                 let written =
                     write_fork(&fork, &self.history[at], at as u64 + 1, id, *byte, Follow::Change);

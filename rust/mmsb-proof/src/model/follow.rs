@@ -66,13 +66,12 @@ pub(super) fn function() -> Arc<dyn Function> {
     Arc::new(Sum)
 }
 
-/// Gives a bus the functions of all pages that a state derives by one.
-pub(super) fn bind_all(bus: &Bus, state: &State) -> Result<()> {
-    let of_function =
-        |page: &Page| page.node.as_ref().is_some_and(|node| node.form == Form::Function);
-    for (&id, _) in state.pages.iter().filter(|(_, page)| of_function(page)) {
-        if !bus.is_bound(id) {
-            bus.bind(id, function())?;
+/// Gives a bus the functions of all pages that one computes.
+pub(super) fn bind_all(bus: &Bus) -> Result<()> {
+    for info in bus.snapshot()?.infos()? {
+        let is_function = info.node().is_some_and(|node| node.form == Form::Function);
+        if is_function && !bus.is_bound(info.id) {
+            bus.bind(info.id, function())?;
         }
     }
     Ok(())

@@ -93,6 +93,7 @@ impl Driver {
         sim.iter().for_each(SimVfs::new_host);
         let bus = Bus::open_on(vfs, &dir, Mode::ReadWrite, &self.options, &mut |_, _| {})?;
         self.bus = bus;
+        bind_all(&self.bus)?;
         self.window = None;
         if self.failed {
             self.accept_what_came_back();
@@ -100,7 +101,6 @@ impl Driver {
             assert_eq!(self.bus.recovery().unwrap().torn_bytes, 0);
         }
         self.accept_what_opens()?;
-        bind_all(&self.bus, self.head())?;
         self.note(None);
         self.check_head()
     }
