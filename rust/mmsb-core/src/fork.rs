@@ -147,6 +147,8 @@ pub fn at_fork_parent() {
 /// To be called after fork(2) in the child.
 pub fn at_fork_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
+    // Another thread of the parent may have been about to fork, too.
+    WAITING.store(0, Ordering::Relaxed);
     // What cannot be given up (no descriptor to spare for /dev/null) is closed when the child ends.
     let _ = crate::vfs::give_up_descriptors();
     // Another thread of the parent may have held the lock at the fork; then nobody here will ever take it.
