@@ -15,6 +15,7 @@ from ._values import DType, dtype_from_text, dtype_text
 from .errors import ArgumentError, ArgumentTypeError, PageExistsError
 
 if TYPE_CHECKING:
+    from ._core import Batch, Core
     from ._draft import Draft
     from ._resolve import PageLike
 
@@ -89,8 +90,8 @@ class Deriving:
 
     __slots__ = ()
 
-    _core: _core.Core
-    _batch: _core.Batch
+    _core: Core
+    _batch: Batch
     _nodes: dict[int, Node | None]
 
     # What the transaction gives.
