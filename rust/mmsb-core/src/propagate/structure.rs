@@ -83,15 +83,14 @@ pub(super) fn follow(
             _ => {}
         }
     }
-    let (mut removed, mut added) = (Vec::new(), Vec::new());
-    let has_new_place = touched.iter().try_fold(false, |is, &id| {
-        Ok::<_, Error>(is || node(&mem, base, id)? != node(&mem, root, id)?)
-    })?;
+    let (mut removed, mut added, mut has_new_place) = (Vec::new(), Vec::new(), false);
     for id in touched {
-        let edges = |root| -> Result<BTreeSet<Edge>> {
-            Ok(node(&mem, root, id)?.iter().flat_map(|node| node.edges(id)).collect())
+        let (was, is) = (node(&mem, base, id)?, node(&mem, root, id)?);
+        has_new_place |= was != is;
+        let edges = |node: Option<Node<'_>>| -> BTreeSet<Edge> {
+            node.iter().flat_map(|node| node.edges(id)).collect()
         };
-        let (was, is) = (edges(base)?, edges(root)?);
+        let (was, is) = (edges(was), edges(is));
         removed.extend(was.difference(&is));
         added.extend(is.difference(&was));
     }
@@ -145,22 +144,23 @@ fn explain(mem: Mem, root: &Root, refused: Refused) -> Error {
                 text.push_str(&format!(" -{}-> {}", edge.kind.name(), name(edge.dst)));
             }
             let what = format!("pages would follow from each other in a circle: {text}");
-            let mut error = Error::new(Code::GraphCycle, what);
-            error.detail.graph = Some(Box::new(InGraph { page: None, path, cause: None }));
-            error
+            circle(what, path)
         }
         Refused::Itself(edge) => {
             let what =
                 format!("{} would follow from itself ({})", name(edge.src), edge.kind.name());
-            let mut error = Error::new(Code::GraphCycle, what);
-            let path = vec![edge];
-            error.detail.graph = Some(Box::new(InGraph { page: None, path, cause: None }));
-            error
+            circle(what, vec![edge])
         }
         other => {
             Error::new(Code::Internal, format!("the graph is not that of the pages: {other:?}"))
         }
     }
+}
+
+fn circle(what: String, path: Vec<Edge>) -> Error {
+    let mut error = Error::new(Code::GraphCycle, what);
+    error.detail.graph = Some(Box::new(InGraph { page: None, path, cause: None }));
+    error
 }
 
 /// Whether another function computes a page than before, or the same from other inputs.
