@@ -154,7 +154,9 @@ class Model:
             old = head.pages.get(i)
             pages[i] = old if old and page.same_content(old) else replace(page, epoch=epoch)
         tags = {name: (epoch if at < 0 else at) for name, at in draft.tags.items()}
-        if pages == head.pages and tags == head.tags and not meta:
+        # Ids are never given again: a page that came and went has changed the next one.
+        made = draft.next_id != head.next_id
+        if pages == head.pages and tags == head.tags and not made and not meta:
             return self.epoch, False
         self.states.append(State(pages, tags, draft.next_id))
         self.commits[epoch] = (source, dict(meta or {}))

@@ -46,7 +46,7 @@ from ._graph import Edge, Graph, Planned, Why
 from ._history import Change, Commit, Difference
 from ._open import create, open
 from ._page import Page
-from ._reports import Cost, PruneReport, Recovery, Report, Salvage
+from ._reports import Cost, PruneReport, Recovery, Report, Salvage, WaveReport
 from ._salvage import recover, verify
 from ._snapshot import PageDescription, Snapshot
 from ._transaction import Transaction
@@ -107,6 +107,7 @@ __all__ = [
     "Recovery",
     "Report",
     "PruneReport",
+    "WaveReport",
     "Salvage",
     "Divergence",
     "MMSBError",

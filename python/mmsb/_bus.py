@@ -271,6 +271,7 @@ class Bus(Timeline, Mapping[str, Page]):
         source: str | None = None,
         meta: Mapping[str, Any] | None = None,
         durability: str | None = None,
+        timing: bool = False,
     ) -> Transaction:
         """Begin a set of changes that become one commit when the ``with`` block ends.
 
@@ -282,6 +283,8 @@ class Bus(Timeline, Mapping[str, Page]):
             Metadata of the commit. With it a commit is made even if nothing changed.
         durability : {"memory", "os", "disk"}, optional
             Other than that of the bus.
+        timing : bool
+            Whether :meth:`Transaction.report` is to say how long each derived page took.
 
         Returns
         -------
@@ -299,7 +302,7 @@ class Bus(Timeline, Mapping[str, Page]):
         >>> tx.epoch
         2
         """
-        return _transaction.begin(self._core, how(source, meta, durability))
+        return _transaction.begin(self._core, how(source, meta, durability), timing)
 
     def run(
         self,

@@ -108,6 +108,51 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class WaveReport:
+    """What followed from a transaction's writes, by ids of pages.
+
+    Given by :meth:`Transaction.report`. Pages are in the order in which it came to them.
+
+    Attributes
+    ----------
+    computed : tuple of int
+        Derived pages that were computed and are others now.
+    cut_off : tuple of int
+        Derived pages that were computed and stayed what they were.
+    stale : tuple of int
+        Pages that became stale.
+    poisoned : tuple of int
+        Pages that became poisoned.
+    gpu_sync : tuple of int
+        Pages behind a link of this kind from a page that changed.
+    compiler : tuple of int
+        Likewise.
+    seconds : dict of int to float or None
+        How long each page of `computed` and `cut_off` took, if ``timing=True`` was asked for. Of
+        pages that were computed together it is their part of that time, each as much.
+
+    Examples
+    --------
+    >>> import mmsb
+    >>> bus = mmsb.Bus()
+    >>> x = bus.create_page("x", data=[1.0, -2.0])
+    >>> y, z = bus.map("abs(x)", "y"), bus.map("y + 1", "z")
+    >>> with bus.transaction() as tx:
+    ...     tx["x"] = -x[:]
+    >>> tx.report()
+    WaveReport(computed=(), cut_off=(2,), stale=(), poisoned=(), gpu_sync=(), compiler=(), seconds=None)
+    """
+
+    computed: tuple[int, ...]
+    cut_off: tuple[int, ...]
+    stale: tuple[int, ...]
+    poisoned: tuple[int, ...]
+    gpu_sync: tuple[int, ...]
+    compiler: tuple[int, ...]
+    seconds: dict[int, float] | None
+
+
+@dataclass(frozen=True, slots=True)
 class PruneReport:
     """What :meth:`Bus.prune` let go, or would.
 

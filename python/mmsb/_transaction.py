@@ -21,6 +21,7 @@ from ._derive import Deriving, Node
 from ._draft import Draft
 from ._metadata import How, check_name, meta_text
 from ._page import LostPage, Page
+from ._reports import WaveReport
 from ._resolve import PageLike, contained_key, no_page, number, page_key
 from ._values import Array, raw_bytes, rows_of
 from .errors import (
@@ -95,6 +96,7 @@ class Transaction(Deriving):
         "_nodes",
         "_read",
         "_state",
+        "_timing",
         "changed",
         "epoch",
     )
@@ -103,9 +105,10 @@ class Transaction(Deriving):
     epoch: int | None
     changed: bool
 
-    def __init__(self, core: _core.Core, about: How) -> None:
+    def __init__(self, core: _core.Core, about: How, timing: bool) -> None:
         self._core = core
         self._about = about
+        self._timing = bool(timing)
         self._state: Literal["new", "open", "ended"] = "new"
         self._base: _core.Snap
         self._batch = _core.Batch()
@@ -161,7 +164,43 @@ class Transaction(Deriving):
             batch.check_read(page)
         if self._next_id != self._base.next_id:
             batch.check_ids()
+        batch.ask_report(self._timing)
         self.epoch, self.changed = self._core.commit(batch, self._base, *self._about)
+
+    def report(self) -> WaveReport:
+        """Tell which derived pages followed from the transaction, once it has been committed.
+
+        Returns
+        -------
+        WaveReport
+            What was computed and what was cut off; with ``bus.transaction(timing=True)`` also how
+            long each page took.
+
+        Raises
+        ------
+        TransactionClosedError
+            It has not been committed: it goes on, or nothing happened.
+
+        Examples
+        --------
+        >>> import mmsb
+        >>> bus = mmsb.Bus()
+        >>> x = bus.create_page("x", data=[1.0, 2.0])
+        >>> y, z = bus.map("sum(x)", "y"), bus.map("2 * y", "z")
+        >>> with bus.transaction(timing=True) as tx:
+        ...     tx["x"] = 5
+        >>> report = tx.report()
+        >>> report.computed, sorted(report.seconds)
+        ((2, 3), [2, 3])
+        """
+        if self.epoch is None:
+            raise TransactionClosedError(
+                "the transaction has not been committed; its report comes behind its block"
+            )
+        lists, took = self._batch.report()
+        seconds = {page: ns * 1e-9 for page, ns in took} if self._timing else None
+        # A page may be behind several that changed.
+        return WaveReport(*(tuple(dict.fromkeys(pages)) for pages in lists), seconds)
 
     def __getitem__(self, page: PageLike) -> Array:
         return self.edit(page)
@@ -602,9 +641,9 @@ def run(core: _core.Core, fn: Callable[[Transaction], T], retries: SupportsIndex
             left -= 1
 
 
-def begin(core: _core.Core, about: How) -> Transaction:
+def begin(core: _core.Core, about: How, timing: bool = False) -> Transaction:
     """Return a transaction of a bus that can be written."""
     _logging.follow()
     if core.mode == "r":
         raise ReadOnlyError("the bus was opened for reading; open it with mode='r+' to write")
-    return Transaction(core, about)
+    return Transaction(core, about, timing)

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
-use mmsb_core::{Batch as CoreBatch, Code, Error, Form, NewPage, Node, Result};
+use mmsb_core::{Batch as CoreBatch, Code, Error, Followed, Form, NewPage, Node, Result};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -199,6 +199,22 @@ impl Batch {
 
     fn check_ids(&self, py: Python<'_>) -> PyResult<()> {
         self.add(py, CoreBatch::check_ids)
+    }
+
+    fn ask_report(&self, py: Python<'_>, timed: bool) -> PyResult<()> {
+        self.add(py, |batch| batch.ask_report(timed))
+    }
+
+    /// The report's lists, and how long each page took.
+    fn report(&self, py: Python<'_>) -> PyResult<([Vec<u64>; 6], Vec<(u64, u64)>)> {
+        let report = enter::attached(py, || Ok(self.lock()?.report().cloned()))?;
+        let Followed { computed, cut_off, stale, poisoned, gpu_sync, compiler } =
+            report.unwrap_or_default();
+        let took = computed.iter().chain(&cut_off).filter_map(|&(page, took)| Some((page, took?)));
+        let took = took.collect();
+        let pages =
+            |list: Vec<(u64, Option<u64>)>| list.into_iter().map(|(page, _)| page).collect();
+        Ok(([pages(computed), pages(cut_off), stale, poisoned, gpu_sync, compiler], took))
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
