@@ -255,6 +255,18 @@ def total(*args: Any) -> None:
     out[...] = np.frombuffer(data, np.uint8).reshape(out.shape)
 
 
+def totals(*args: Any) -> None:
+    """The same of many pages together."""
+    for row in range(len(args[0])):
+        total(*(array[row, ...] for array in args))
+
+
+def function_of(name: str | None) -> dict[str, Any]:
+    """How a page is computed: some by a function of their own, some together with others."""
+    batch = name in ("b", "pos", "vel/x")
+    return {"function": totals if batch else total, "batch": batch}
+
+
 def sum_of(inputs: list[bytes], nbytes: int) -> bytes:
     """What the function computes from bytes."""
     if inputs[0][:1] == bytes([UNLUCKY]):
@@ -389,11 +401,12 @@ def bind_all(bus: Any, state: State) -> None:
     for _, page in sorted(state.pages.items()):
         if page.node is None or page.name not in unbound:
             continue
-        how = {
+        how = function_of(page.name) | {
             "deferred": page.node.deferred,
             "on_error": "poison" if page.node.poisons else "abort",
         }
-        bus.derive(page.name, page.node.inputs, page.shape, page.dtype, **how)(total)
+        function = how.pop("function")
+        bus.derive(page.name, page.node.inputs, page.shape, page.dtype, **how)(function)
     assert (bus.graph.unbound, bus.epoch) == ([], epoch)
 
 
@@ -768,12 +781,12 @@ class Derive:
             inputs = {"a": node.inputs[0]}
             to.map(node.text, self.name, inputs=inputs, deferred=node.deferred, meta=meta)
             return
-        on_error = "poison" if node.poisons else "abort"
+        on_error, how = "poison" if node.poisons else "abort", function_of(self.name)
         made = to.derive(
             self.name, list(node.inputs), self.shape, self.dtype,
-            deferred=node.deferred, on_error=on_error, meta=meta,
+            batch=how["batch"], deferred=node.deferred, on_error=on_error, meta=meta,
         )  # fmt: skip
-        assert made(total) is total
+        assert made(how["function"]) is how["function"]
 
     def on_bus(self, bus: Any) -> int:
         self._make(bus)

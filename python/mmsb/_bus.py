@@ -354,6 +354,7 @@ class Bus(Timeline, Mapping[str, Page]):
         shape: SupportsIndex | tuple[SupportsIndex, ...] = (),
         dtype: npt.DTypeLike | None = None,
         *,
+        batch: bool = False,
         deferred: bool = False,
         on_error: str = "abort",
         meta: Mapping[str, Any] | None = None,
@@ -380,6 +381,9 @@ class Bus(Timeline, Mapping[str, Page]):
             Its shape; one number unless given.
         dtype : dtype, optional
             Its dtype; float64 unless given.
+        batch : bool, optional
+            Compute many pages in one call: all of one level that have this very function, and
+            shapes and dtypes alike, are stacked. Each array has an axis in front for them.
         deferred : bool, optional
             Mark the page stale instead, until :meth:`settle`.
         on_error : {"abort", "poison"}, optional
@@ -423,7 +427,14 @@ class Bus(Timeline, Mapping[str, Page]):
         def register(function: F) -> F:
             def commit(tx: Transaction) -> F:
                 return tx.derive(
-                    name, pages, shape, dtype, deferred=deferred, on_error=on_error, meta=meta
+                    name,
+                    pages,
+                    shape,
+                    dtype,
+                    batch=batch,
+                    deferred=deferred,
+                    on_error=on_error,
+                    meta=meta,
                 )(function)
 
             return _transaction.run(self._core, commit, 10, about)

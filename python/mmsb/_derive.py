@@ -109,6 +109,7 @@ class Deriving:
         shape: SupportsIndex | tuple[SupportsIndex, ...] = (),
         dtype: npt.DTypeLike | None = None,
         *,
+        batch: bool = False,
         deferred: bool = False,
         on_error: str = "abort",
         meta: Mapping[str, Any] | None = None,
@@ -139,7 +140,7 @@ class Deriving:
             self._check_open()
             if not callable(function):
                 raise ArgumentTypeError(f"a function computes a page, not {function!r}")
-            self._batch.function(self._derive(page, node).id, function)
+            self._batch.function(self._derive(page, node).id, function, bool(batch))
             return function
 
         return register

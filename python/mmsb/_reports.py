@@ -139,8 +139,9 @@ class WaveReport:
     >>> y, z = bus.map("abs(x)", "y"), bus.map("y + 1", "z")
     >>> with bus.transaction() as tx:
     ...     tx["x"] = -x[:]
-    >>> tx.report()
-    WaveReport(computed=(), cut_off=(2,), stale=(), poisoned=(), gpu_sync=(), compiler=(), seconds=None)
+    >>> report = tx.report()
+    >>> report.computed, report.cut_off, report.seconds
+    ((), (2,), None)
     """
 
     computed: tuple[int, ...]

@@ -200,7 +200,10 @@ class Transaction(Deriving):
         lists, took = self._batch.report()
         seconds = {page: ns * 1e-9 for page, ns in took} if self._timing else None
         # A page may be behind several that changed.
-        return WaveReport(*(tuple(dict.fromkeys(pages)) for pages in lists), seconds)
+        computed, cut_off, stale, poisoned, gpu_sync, compiler = (
+            tuple(dict.fromkeys(pages)) for pages in lists
+        )
+        return WaveReport(computed, cut_off, stale, poisoned, gpu_sync, compiler, seconds)
 
     def __getitem__(self, page: PageLike) -> Array:
         return self.edit(page)

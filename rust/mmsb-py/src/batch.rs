@@ -11,6 +11,9 @@ use crate::function::PyFunction;
 use crate::stage::Stage;
 use crate::{args, enter, errors};
 
+/// How many nanoseconds each page took.
+type Times = Vec<(u64, u64)>;
+
 /// An ordered set of operations.
 #[pyclass(frozen, module = "mmsb._core")]
 pub(crate) struct Batch {
@@ -163,9 +166,16 @@ impl Batch {
         self.add(py, |batch| batch.node(id, None))
     }
 
-    fn function(&self, py: Python<'_>, id: &Bound<'_, PyAny>, function: Py<PyAny>) -> PyResult<()> {
+    fn function(
+        &self,
+        py: Python<'_>,
+        id: &Bound<'_, PyAny>,
+        function: Py<PyAny>,
+        batch: bool,
+    ) -> PyResult<()> {
         let id = args::u64_of(id, "id")?;
-        self.add(py, |batch| batch.function(id, Arc::new(PyFunction::new(function))))
+        let function = Arc::new(PyFunction::new(function, batch));
+        self.add(py, |batch| batch.function(id, function))
     }
 
     fn check_node(&self, py: Python<'_>, id: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -206,7 +216,7 @@ impl Batch {
     }
 
     /// The report's lists, and how long each page took.
-    fn report(&self, py: Python<'_>) -> PyResult<([Vec<u64>; 6], Vec<(u64, u64)>)> {
+    fn report(&self, py: Python<'_>) -> PyResult<([Vec<u64>; 6], Times)> {
         let report = enter::attached(py, || Ok(self.lock()?.report().cloned()))?;
         let Followed { computed, cut_off, stale, poisoned, gpu_sync, compiler } =
             report.unwrap_or_default();

@@ -1,7 +1,6 @@
 //! A bus.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mmsb_core::{Batch as CoreBatch, Bus, Code, Committed, Durability, Error, How, Wanted};
@@ -15,7 +14,7 @@ use crate::args::{self, Note};
 use crate::array::Input;
 use crate::batch::Batch;
 use crate::events::Subscription;
-use crate::function::{self, PyFunction};
+use crate::function;
 use crate::log::LogIter;
 use crate::page;
 use crate::snap::{PageInfo, Snap};
@@ -434,10 +433,6 @@ impl Core {
 
     fn subscribe(&self, py: Python<'_>, most: usize) -> PyResult<Subscription> {
         enter::detached(py, || self.bus.subscribe(most)).map(Subscription)
-    }
-
-    fn bind(&self, py: Python<'_>, page: u64, function: Py<PyAny>) -> PyResult<()> {
-        enter::attached(py, || self.bus.bind(page, Arc::new(PyFunction::new(function))))
     }
 
     fn is_bound(&self, page: u64) -> bool {

@@ -20,6 +20,8 @@ use crate::layout;
 #[derive(Debug)]
 pub(crate) struct PyFunction {
     callable: Py<PyAny>,
+    /// Its arrays have an axis in front, for the pages that it computes together.
+    batch: bool,
     /// Taken while the function runs.
     prepared: Mutex<Option<Prepared>>,
 }
@@ -30,44 +32,59 @@ struct Prepared {
     args: Py<PyTuple>,
     inputs: Vec<Filled>,
     out: Private,
+    /// For so many pages.
+    count: usize,
 }
 
-/// The array of an input, and which bytes of which page it has.
+/// The array of an input.
 #[derive(Debug)]
 struct Filled {
     array: Private,
+    /// For the first of the pages this page, in this shape.
     page: u64,
     shape: Vec<u64>,
-    version: Option<(u64, u64)>,
+    /// For each of them, which bytes of which page it has.
+    versions: Vec<Option<(u64, (u64, u64))>>,
 }
 
 impl PyFunction {
-    pub(crate) fn new(callable: Py<PyAny>) -> PyFunction {
-        PyFunction { callable, prepared: Mutex::new(None) }
+    pub(crate) fn new(callable: Py<PyAny>, batch: bool) -> PyFunction {
+        PyFunction { callable, batch, prepared: Mutex::new(None) }
     }
 
     /// The same function with arrays of its own, for another bus.
     pub(crate) fn for_another(&self, py: Python<'_>) -> Arc<dyn Function> {
-        Arc::new(PyFunction::new(self.callable.clone_ref(py)))
+        Arc::new(PyFunction::new(self.callable.clone_ref(py), self.batch))
     }
 
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.callable)
     }
 
-    fn run(&self, py: Python<'_>, call: &Call<'_>, done: &mut dyn FnMut(&[u8])) -> PyResult<()> {
+    /// Computes pages that are alike in one call.
+    fn run(
+        &self,
+        py: Python<'_>,
+        calls: &[Call<'_>],
+        done: &mut dyn FnMut(usize, &[u8]),
+    ) -> PyResult<()> {
+        let Some(first) = calls.first() else { return Ok(()) };
         let kept = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let mut prepared = match kept.filter(|prepared| prepared.fits(py, call)) {
+        let mut prepared = match kept.filter(|prepared| prepared.fits(py, first, calls.len())) {
             Some(prepared) => prepared,
-            None => Prepared::new(py, call)?,
+            None => Prepared::new(py, first, self.batch.then_some(calls.len()))?,
         };
-        prepared.fill(py, call);
+        prepared.fill(py, calls);
         let result = self.callable.bind(py).call1(prepared.args.bind(py))?;
+        let len = first.nbytes() as usize;
+        let mut give = |bytes: &[u8]| {
+            (0..calls.len()).for_each(|n| done(n, &bytes[n * len..][..len]));
+        };
         if result.is_none() || result.is(prepared.out.shown()) {
-            done(prepared.out.bytes(py));
+            give(prepared.out.bytes(py));
         } else {
             let array = checked(&result, prepared.out.shown().bind(py).as_any())?;
-            done(Input::new(&array, "the result")?.bytes());
+            give(Input::new(&array, "the result")?.bytes());
         }
         drop(result);
         *self.prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some(prepared);
@@ -85,28 +102,33 @@ fn checked<'py>(
 }
 
 impl Prepared {
-    fn new(py: Python<'_>, call: &Call<'_>) -> PyResult<Prepared> {
+    /// Arrays for pages like this one; for so many, with an axis in front, or for one.
+    fn new(py: Python<'_>, call: &Call<'_>, stacked: Option<usize>) -> PyResult<Prepared> {
         let array = |dtype: &str, shape: &[u64], writable| {
-            Private::new(&layout::dtype_of(py, dtype)?, shape, writable)
+            let front = stacked.map(|count| count as u64);
+            let shape: Vec<u64> = front.into_iter().chain(shape.iter().copied()).collect();
+            Private::new(&layout::dtype_of(py, dtype)?, &shape, writable)
         };
+        let count = stacked.unwrap_or(1);
         let inputs = call
             .inputs()
             .map(|input| {
                 let (page, shape) = (input.page(), input.shape());
                 let array = array(&input.dtype(), &shape, false)?;
-                Ok(Filled { array, page, shape, version: None })
+                Ok(Filled { array, page, shape, versions: vec![None; count] })
             })
             .collect::<PyResult<Vec<_>>>()?;
         let out = array(&call.dtype(), &call.shape(), true)?;
         let all = inputs.iter().map(|input| &input.array).chain([&out]);
         let args =
             PyTuple::new(py, all.map(|array| array.shown().clone_ref(py)).collect::<Vec<_>>())?;
-        Ok(Prepared { args: args.unbind(), inputs, out })
+        Ok(Prepared { args: args.unbind(), inputs, out, count })
     }
 
-    /// Whether the arrays are those of the pages, as these are now, and nobody else has them or changed them.
-    fn fits(&self, py: Python<'_>, call: &Call<'_>) -> bool {
+    /// Whether the arrays are for so many pages like this one, and nobody else has them or changed them.
+    fn fits(&self, py: Python<'_>, call: &Call<'_>, count: usize) -> bool {
         array::references(self.args.bind(py)) == 1
+            && self.count == count
             && self.out.is_private(py)
             && self.inputs.len() == call.inputs().len()
             && self.inputs.iter().zip(call.inputs()).all(|(have, input)| {
@@ -116,13 +138,22 @@ impl Prepared {
     }
 
     /// Brings the inputs up to date; the result begins as zeros.
-    fn fill(&mut self, py: Python<'_>, call: &Call<'_>) {
-        for (have, input) in self.inputs.iter_mut().zip(call.inputs()) {
-            let version = Some(Argument::version(&input));
-            if have.version != version {
-                have.array.write(py, |bytes| input.copy_to(bytes));
-                have.version = version;
-            }
+    fn fill(&mut self, py: Python<'_>, calls: &[Call<'_>]) {
+        for (n, have) in self.inputs.iter_mut().enumerate() {
+            let versions = &mut have.versions;
+            have.array.write(py, |bytes| {
+                let mut rest = bytes;
+                for (call, version) in calls.iter().zip(versions) {
+                    let input = call.input(n);
+                    let (own, behind) = rest.split_at_mut(input.nbytes() as usize);
+                    rest = behind;
+                    let is = Some((input.page(), Argument::version(&input)));
+                    if *version != is {
+                        input.copy_to(own);
+                        *version = is;
+                    }
+                }
+            });
         }
         self.out.write(py, |bytes| bytes.fill(0));
     }
@@ -133,9 +164,21 @@ impl Function for PyFunction {
         Python::attach(|_| rest());
     }
 
+    fn stack(&self) -> Option<usize> {
+        self.batch.then(|| self.callable.as_ptr().addr())
+    }
+
     fn compute(&self, call: &Call<'_>, done: &mut dyn FnMut(&[u8])) -> Result<(), Failure> {
+        self.compute_all(std::slice::from_ref(call), &mut |_, bytes| done(bytes))
+    }
+
+    fn compute_all(
+        &self,
+        calls: &[Call<'_>],
+        done: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), Failure> {
         Python::attach(|py| {
-            self.run(py, call, done).map_err(|error| {
+            self.run(py, calls, done).map_err(|error| {
                 let fatal = !error.is_instance_of::<PyException>(py) || is_reentrancy(py, &error);
                 Failure { message: error.to_string(), cause: Some(Cause(Arc::new(error))), fatal }
             })

@@ -76,6 +76,7 @@ pub(super) struct Compiled {
     pub(super) data: Bits,
     /// A page may be poisoned.
     pub(super) has_poison: bool,
+    pub(super) has_functions: bool,
     /// Positions whose kernels the wave under way forgot.
     forgotten: Vec<u32>,
 }
@@ -102,6 +103,7 @@ impl Compiled {
         }
         let (due, data) = (Dirty::new(plan.len()), Bits::new(plan.len()));
         let (kernels, known) = (Vec::new(), BTreeMap::new());
+        let has_functions = steps.iter().any(|step| step.form == Form::Function);
         Compiled {
             plan,
             steps,
@@ -111,6 +113,7 @@ impl Compiled {
             due,
             data,
             has_poison,
+            has_functions,
             forgotten: Vec::new(),
         }
     }

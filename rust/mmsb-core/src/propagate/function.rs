@@ -24,6 +24,26 @@ pub trait Function: Send + Sync + fmt::Debug {
     /// The page cannot be computed.
     fn compute(&self, call: &Call<'_>, done: &mut dyn FnMut(&[u8])) -> Result<(), Failure>;
 
+    /// A number that functions have in common which compute many pages of one level, shape and type together; none of
+    /// a function that computes one after the other.
+    fn stack(&self) -> Option<usize> {
+        None
+    }
+
+    /// Computes pages, and gives the bytes of each with its place among them to `done`, once. If that fails, and not
+    /// for good, each is computed alone.
+    ///
+    /// # Errors
+    /// Not all can be computed.
+    fn compute_all(
+        &self,
+        calls: &[Call<'_>],
+        done: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), Failure> {
+        let mut all = calls.iter().enumerate();
+        all.try_for_each(|(n, call)| self.compute(call, &mut |bytes| done(n, bytes)))
+    }
+
     /// The function as what it is, for whoever made it.
     fn as_any(&self) -> &dyn Any;
 }
@@ -68,7 +88,7 @@ impl PartialEq for Cause {
 impl Eq for Cause {}
 
 /// What a function is given.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Call<'a> {
     pub(super) page: u64,
     pub(super) slot: Slot,
@@ -100,13 +120,28 @@ impl Call<'_> {
         Desc::at(self.mem, self.slot.desc).shape().collect()
     }
 
+    /// Whether its pages, in their order, have the shapes and element types of another call's.
+    pub(super) fn is_like(&self, other: &Call<'_>) -> bool {
+        let is_like = |(a, b): (&Slot, &Slot)| {
+            let (one, two) = (Desc::at(self.mem, a.desc), Desc::at(self.mem, b.desc));
+            a.len == b.len && one.dtype() == two.dtype() && one.shape().eq(two.shape())
+        };
+        self.inputs.len() == other.inputs.len()
+            && std::iter::once((&self.slot, &other.slot))
+                .chain(self.inputs.iter().zip(other.inputs).map(|(a, b)| (&a.1, &b.1)))
+                .all(is_like)
+    }
+
     /// The inputs, in the order of the arguments.
     pub fn inputs(&self) -> impl ExactSizeIterator<Item = Argument> + '_ {
-        let made_by = |slot: &Slot| if slot.epoch == self.epoch { self.wave } else { 0 };
-        self.inputs.iter().map(move |&(page, slot)| {
-            let version = (slot.epoch, made_by(&slot));
-            Argument { page, slot, mem: self.mem, version }
-        })
+        (0..self.inputs.len()).map(|n| self.input(n))
+    }
+
+    /// One of them.
+    pub fn input(&self, n: usize) -> Argument {
+        let (page, slot) = self.inputs[n];
+        let made_by = if slot.epoch == self.epoch { self.wave } else { 0 };
+        Argument { page, slot, mem: self.mem, version: (slot.epoch, made_by) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a wave did, for those who asked.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What followed from a commit. Pages are in the order in which they were computed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,9 +45,9 @@ impl Reporter {
     }
 
     #[inline]
-    pub(super) fn computed(&mut self, page: u64, changed: bool, since: Option<Instant>) {
+    pub(super) fn computed(&mut self, page: u64, changed: bool, took: Option<Duration>) {
         let Some(report) = &mut self.report else { return };
-        let took = since.map(|since| since.elapsed().as_nanos() as u64);
+        let took = took.map(|took| took.as_nanos() as u64);
         let list = if changed { &mut report.computed } else { &mut report.cut_off };
         list.push((page, took));
     }

@@ -16,6 +16,9 @@ struct Sum {
     ran: Mutex<Vec<u64>>,
     /// It fails for these pages.
     fails: Mutex<Vec<u64>>,
+    /// It computes many pages together: these.
+    stacks: bool,
+    stacked: Mutex<Vec<Vec<u64>>>,
 }
 
 impl Sum {
@@ -33,8 +36,22 @@ impl Function for Sum {
         rest();
     }
 
+    fn stack(&self) -> Option<usize> {
+        self.stacks.then_some(7)
+    }
+
     fn as_any(&self) -> &dyn std::any::Any {
         self
+    }
+
+    fn compute_all(
+        &self,
+        calls: &[Call<'_>],
+        done: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), Failure> {
+        self.stacked.lock().unwrap().push(calls.iter().map(Call::page).collect());
+        let mut all = calls.iter().enumerate();
+        all.try_for_each(|(n, call)| self.compute(call, &mut |bytes| done(n, bytes)))
     }
 
     fn compute(&self, call: &Call<'_>, done: &mut dyn FnMut(&[u8])) -> Result<(), Failure> {
@@ -66,8 +83,12 @@ fn how() -> How<'static> {
 
 /// Sources 1, 2, ... of so many bytes, and derived pages behind them, one for each list of inputs.
 fn world(len: u64, sources: u64, derived: &[&[u64]]) -> (Bus, Arc<Sum>) {
+    world_of(Sum::default(), len, sources, derived)
+}
+
+fn world_of(sum: Sum, len: u64, sources: u64, derived: &[&[u64]]) -> (Bus, Arc<Sum>) {
     let bus = Bus::memory(&Options::default()).unwrap();
-    let sum = Arc::new(Sum::default());
+    let sum = Arc::new(sum);
     let mut batch = Batch::new();
     for id in 1..=sources + derived.len() as u64 {
         batch.create(id, &NewPage::bytes(&[len]));
@@ -339,6 +360,39 @@ fn what_follows_from_others_is_neither_written_nor_left_without_inputs() {
     })
     .unwrap();
     assert_eq!((bytes(&bus, 2), sum.ran()), (vec![9, 9], vec![]));
+}
+
+#[test]
+fn pages_of_a_level_are_computed_together() {
+    // 1, 2 -> 3, 4, 5; 3, 4 -> 6, 7; 8 has another number of inputs.
+    let derived: [&[u64]; 6] = [&[1], &[2], &[1], &[3], &[4], &[1, 2]];
+    let stacks = Sum { stacks: true, ..Sum::default() };
+    let (bus, sum) = world_of(stacks, 2, 2, &derived);
+    let stacked = || std::mem::take(&mut *sum.stacked.lock().unwrap());
+    stacked();
+    write(&bus, 1, &[1, 2]).unwrap();
+    // Page 6 is due alone on its level.
+    assert_eq!(stacked(), [vec![3, 5], vec![8]]);
+    assert_eq!(sum.ran(), [3, 5, 8, 6]);
+    commit(&bus, |batch| {
+        batch.write(1, 0, &[7, 7]);
+        batch.write(2, 0, &[9, 9]);
+    })
+    .unwrap();
+    assert_eq!(stacked(), [vec![3, 4, 5], vec![8], vec![6, 7]]);
+    assert_eq!(sum.ran(), [3, 4, 5, 8, 6, 7]);
+    for (page, want) in [(3, 7), (4, 9), (5, 7), (6, 7), (7, 9), (8, 16)] {
+        assert_eq!(bytes(&bus, page), [want; 2]);
+    }
+    // One that fails is told as if it had been alone, and nothing is kept of the others.
+    sum.fail(&[4]);
+    let error = commit(&bus, |batch| {
+        batch.write(1, 0, &[1, 1]);
+        batch.write(2, 0, &[2, 2]);
+    })
+    .unwrap_err();
+    assert_eq!((error.code, path_of(&error)), (Code::Propagation, vec![(2, 4)]));
+    assert_eq!((bytes(&bus, 3), bytes(&bus, 7)), (vec![7; 2], vec![9; 2]));
 }
 
 /// A function that reads the bus that it runs in, and tries to change it.

@@ -3,14 +3,17 @@
 //! The order is that of the plan, so it depends on the graph only. What a page becomes is compared with what it was;
 //! where they are equal the wave ends. A wave that fails leaves nothing: the commit is given back as a whole.
 
+mod ahead;
 mod compute;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use self::ahead::Ahead;
 use super::compiled::{Compiled, Step};
-use super::parallel::{Task, Threads};
+use super::parallel::Threads;
 use super::structure::function_changed;
-use super::{Failure, Functions, Manner, title};
+use super::{Failure, Function, Functions, Manner, title};
 use crate::apply::{self, apply};
 use crate::arena::Mem;
 use crate::catalog::Desc;
@@ -18,7 +21,7 @@ use crate::delta::{Batch, Op, Ops};
 use crate::edit::Edit;
 use crate::error::InGraph;
 use crate::graph::{Edge, Form, Kind, Marks};
-use crate::kernel::{Failed, Kernel, Scratch};
+use crate::kernel::Scratch;
 use crate::root::Root;
 use crate::table::{self, Slot};
 use crate::{Code, Error, Result, page};
@@ -51,33 +54,6 @@ pub(super) struct Room {
     ahead: Ahead,
 }
 
-/// What kernels of a level have given already, in the order of their positions.
-#[derive(Default)]
-struct Ahead {
-    out: Vec<u8>,
-    /// Position, and where in `out` its bytes are.
-    places: Vec<(u32, usize, usize)>,
-    done: Vec<std::result::Result<(), Failed>>,
-    next: usize,
-}
-
-impl Ahead {
-    /// What the kernel of a position gave. Positions are asked for in their order.
-    fn take(&mut self, position: u32) -> Option<Tried<&[u8]>> {
-        let &(at, start, len) = self.places.get(self.next).filter(|place| place.0 == position)?;
-        assert_eq!(at, position, "what was given is another page's");
-        let done = std::mem::replace(&mut self.done[self.next], Ok(()));
-        self.next += 1;
-        Some(done.map(|()| &self.out[start..start + len]).map_err(|failed| failure(&failed.what)))
-    }
-
-    fn clear(&mut self) {
-        self.places.clear();
-        self.done.clear();
-        self.next = 0;
-    }
-}
-
 pub(super) struct Wave<'a, 'e> {
     pub(super) edit: &'a mut Edit<'e>,
     /// The state before the commit.
@@ -91,20 +67,10 @@ pub(super) struct Wave<'a, 'e> {
     pub(super) threads: &'a Threads,
 }
 
-/// What is needed before a wave can go on.
-enum Stop {
-    /// It has come to its end.
-    Done,
-    /// The function of the page at a position has to be entered.
-    Enter(u32),
-}
-
 impl Wave<'_, '_> {
     pub(super) fn run(&mut self) -> Result<()> {
         self.begin()?;
-        let Stop::Enter(position) = self.go_on(false)? else { return Ok(()) };
-        let page = self.compiled.plan.page(position);
-        let Some(function) = self.function(page) else { return Ok(()) };
+        let Some(function) = self.go_on(false)? else { return Ok(()) };
         let mut ran = Ok(());
         self.edit.let_go();
         function.enter(&mut || ran = self.go_on(true).map(drop));
@@ -120,7 +86,7 @@ impl Wave<'_, '_> {
     }
 
     /// What computes a page: what this commit registers, or what is registered for the inputs that it has.
-    fn function(&self, page: u64) -> Option<Arc<dyn super::Function>> {
+    fn function(&self, page: u64) -> Option<Arc<dyn Function>> {
         if let Some((_, function)) = self.batch.functions.iter().rfind(|(of, _)| *of == page) {
             return Some(Arc::clone(function));
         }
@@ -274,73 +240,84 @@ impl Wave<'_, '_> {
         }
     }
 
-    /// Goes from level to level; without having entered only as far as to the first function.
-    fn go_on(&mut self, entered: bool) -> Result<Stop> {
+    /// Goes from level to level; without having entered only as far as to the first one with a function, and gives
+    /// that.
+    fn go_on(&mut self, entered: bool) -> Result<Option<Arc<dyn Function>>> {
         let mut level = std::mem::take(&mut self.room.level);
         let mut ahead = std::mem::take(&mut self.room.ahead);
-        let mut stop = Ok(Stop::Done);
-        while let Some(first) = self.compiled.due.pop_first() {
+        let mut stop = Ok(None);
+        while let (Ok(None), Some(first)) = (&stop, self.compiled.due.pop_first()) {
             let Compiled { plan, due, .. } = &mut *self.compiled;
             level.clear();
             level.push(first);
             due.take_range(plan.range(plan.level(first)), &mut level);
-            if level.len() > 1 {
-                self.look_ahead(&level, &mut ahead);
-            }
-            stop = self.visit_all(&level, &mut ahead, entered);
-            ahead.clear();
-            if !matches!(stop, Ok(Stop::Done)) {
+            if !entered && let Some(function) = self.first_function(&level) {
+                level.iter().for_each(|&position| self.compiled.due.set(position));
+                stop = Ok(Some(function));
                 break;
             }
+            let visited = self.visit_all(&level, &mut ahead);
+            ahead.clear();
+            stop = visited.map(|()| None);
         }
         (self.room.level, self.room.ahead) = (level, ahead);
         stop
     }
 
-    /// Visits the pages of a level. Those behind a function that has to be entered are due again.
-    fn visit_all(&mut self, level: &[u32], ahead: &mut Ahead, entered: bool) -> Result<Stop> {
-        for (n, &position) in level.iter().enumerate() {
-            if let Stop::Enter(function) = self.visit(position, ahead, entered)? {
-                level[n..].iter().for_each(|&rest| self.compiled.due.set(rest));
-                return Ok(Stop::Enter(function));
-            }
+    fn visit_all(&mut self, level: &[u32], ahead: &mut Ahead) -> Result<()> {
+        if level.len() > 1 {
+            self.look_ahead(level, ahead)?;
         }
-        Ok(Stop::Done)
+        level.iter().try_for_each(|&position| self.visit(position, ahead))
+    }
+
+    /// The first function of a level that will certainly run.
+    fn first_function(&self, level: &[u32]) -> Option<Arc<dyn Function>> {
+        if !self.compiled.has_functions {
+            return None;
+        }
+        let mut due = level.iter().filter(|&&position| self.is_due(position, Form::Function));
+        due.find_map(|&position| self.function(self.compiled.plan.page(position)))
+    }
+
+    /// Whether a page of this form will certainly be computed in this wave.
+    fn is_due(&self, position: u32, form: Form) -> bool {
+        let step = self.compiled.step(position);
+        step.form == form
+            && self.compiled.data.has(position)
+            && !self.is_put_off(step)
+            && (!self.compiled.has_poison || !self.has_poisoned_input(step))
     }
 
     fn is_put_off(&self, step: Step) -> bool {
         step.deferred && self.batch.manner != Manner::Settle
     }
 
-    fn visit(&mut self, position: u32, ahead: &mut Ahead, entered: bool) -> Result<Stop> {
+    fn visit(&mut self, position: u32, ahead: &mut Ahead) -> Result<()> {
         let is_computed = self.compiled.data.take(position);
         let step = self.compiled.step(position);
         let id = self.compiled.plan.page(position);
-        let Some(slot) = self.slot(id) else { return Ok(Stop::Done) };
+        let Some(slot) = self.slot(id) else { return Ok(()) };
         let marks = Desc::at(self.edit.mem(), slot.desc).marks();
         if step.form == Form::Link || !is_computed || self.is_put_off(step) {
-            return self.mark_stale(position, id, marks).map(|()| Stop::Done);
+            return self.mark_stale(position, id, marks);
         }
         if self.compiled.has_poison && self.has_poisoned_input(step) {
-            return self.poison(position, id, marks).map(|()| Stop::Done);
-        }
-        if step.form == Form::Function && !entered && self.function(id).is_some() {
-            self.compiled.data.set(position);
-            return Ok(Stop::Enter(position));
+            return self.poison(position, id, marks);
         }
         let since = self.batch.reporter.clock();
-        let computed = match ahead.take(position) {
-            Some(done) => done.map(|out| self.put(id, &slot, out)),
-            None => self.compute(position, id, &slot),
+        let (computed, took) = match ahead.take(position) {
+            Some((done, took)) => (done.map(|out| self.put(id, &slot, out)), took),
+            None => (self.compute(position, id, &slot), Duration::ZERO),
         };
         let changed = match computed {
             Ok(changed) => changed?,
             Err(failure) if step.poisons && !failure.fatal => {
-                return self.poison(position, id, marks).map(|()| Stop::Done);
+                return self.poison(position, id, marks);
             }
             Err(failure) => return Err(self.failed(position, failure)),
         };
-        self.batch.reporter.computed(id, changed, since);
+        self.batch.reporter.computed(id, changed, since.map(|since| since.elapsed() + took));
         if marks != Marks::default() {
             self.mark(id, Marks::default())?;
         }
@@ -348,53 +325,7 @@ impl Wave<'_, '_> {
         if changed || marks.poisoned {
             self.spread(position);
         }
-        Ok(Stop::Done)
-    }
-
-    /// The kernel of a position that will certainly be run in this wave.
-    fn due_kernel(&self, position: u32) -> Option<&Kernel> {
-        let step = self.compiled.step(position);
-        let is_due = self.compiled.data.has(position) && !self.is_put_off(step);
-        let kernel = self.compiled.kernel(step).filter(|_| is_due)?;
-        (!self.compiled.has_poison || !self.has_poisoned_input(step)).then_some(kernel)
-    }
-
-    /// Runs the kernels of a level by several threads, if there is enough to do.
-    fn look_ahead(&mut self, level: &[u32], ahead: &mut Ahead) {
-        let efforts = level.iter().filter_map(|&at| self.due_kernel(at)).map(Kernel::effort);
-        let effort = efforts.fold(0, |all: u64, effort| all.saturating_add(effort));
-        if !self.threads.are_worth(effort) {
-            return;
-        }
-        let mem = self.edit.mem();
-        let mut ready = Vec::new();
-        for &position in level {
-            let Some(kernel) = self.due_kernel(position) else { continue };
-            let slot = self.slot(self.compiled.plan.page(position));
-            let inputs = self.compiled.inputs(self.compiled.step(position));
-            let adjacent = |&input: &u64| {
-                let slot = self.slot(input)?;
-                let at = page::contiguous(mem, &slot, 0, slot.len).filter(|_| slot.len > 0);
-                at.map(|at| mem.bytes(at, slot.len))
-            };
-            // What is scattered is gathered when its turn comes.
-            let inputs: Option<Vec<&[u8]>> = inputs.iter().map(adjacent).collect();
-            if let Some((slot, inputs)) = slot.zip(inputs) {
-                ready.push((position, kernel, inputs, slot.len as usize));
-            }
-        }
-        let all = ready.iter().map(|ready| ready.3).sum();
-        ahead.out.resize(all, 0);
-        let (mut rest, mut at, mut tasks) = (&mut ahead.out[..], 0, Vec::new());
-        for (position, kernel, inputs, len) in ready {
-            let (out, behind) = rest.split_at_mut(len);
-            rest = behind;
-            ahead.places.push((position, at, len));
-            at += len;
-            tasks.push(Task { kernel, inputs, out, done: Ok(()) });
-        }
-        self.threads.run(&mut tasks);
-        ahead.done.extend(tasks.into_iter().map(|task| task.done));
+        Ok(())
     }
 
     fn has_poisoned_input(&self, step: Step) -> bool {

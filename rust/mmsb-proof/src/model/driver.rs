@@ -543,7 +543,7 @@ impl Driver {
                 batch.create(id, &NewPage::bytes(&[len as u64]));
                 batch.node(id, Some(&node));
                 if !is_native {
-                    batch.function(id, function());
+                    batch.function(id, function(id));
                 }
                 next.next_id += 1;
                 let (bytes, node) = (vec![0; len], Some(node));
@@ -565,7 +565,7 @@ impl Driver {
                 };
                 batch.node(id, node.as_ref());
                 if node.as_ref().is_some_and(|node| node.form == Form::Function) {
-                    batch.function(id, function());
+                    batch.function(id, function(id));
                 }
                 let changed = page.node != node;
                 if changed {

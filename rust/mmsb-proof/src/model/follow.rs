@@ -10,7 +10,10 @@ use super::state::{Page, State};
 /// The function of all derived pages that are not native: each byte is the sum of one of each input, wrapping. It
 /// fails where the first byte of the first input is [`UNLUCKY`].
 #[derive(Debug)]
-struct Sum;
+struct Sum {
+    /// It computes pages of one level together.
+    stacks: bool,
+}
 
 /// The byte that makes functions fail.
 pub const UNLUCKY: u8 = 13;
@@ -33,6 +36,10 @@ fn sum(len: usize, inputs: &[&[u8]]) -> std::result::Result<Vec<u8>, String> {
 impl Function for Sum {
     fn enter(&self, rest: &mut dyn FnMut()) {
         rest();
+    }
+
+    fn stack(&self) -> Option<usize> {
+        self.stacks.then_some(1)
     }
 
     fn as_any(&self) -> &dyn std::any::Any {
@@ -61,9 +68,9 @@ impl Function for Sum {
     }
 }
 
-/// The function of a page.
-pub(super) fn function() -> Arc<dyn Function> {
-    Arc::new(Sum)
+/// The function of a page: half of them compute many together.
+pub(super) fn function(page: u64) -> Arc<dyn Function> {
+    Arc::new(Sum { stacks: page.is_multiple_of(2) })
 }
 
 /// Gives a bus the functions of all pages that one computes.
@@ -71,7 +78,7 @@ pub(super) fn bind_all(bus: &Bus) -> Result<()> {
     for info in bus.snapshot()?.infos()? {
         let is_function = info.node().is_some_and(|node| node.form == Form::Function);
         if is_function && !bus.is_bound(info.id) {
-            bus.bind(info.id, function())?;
+            bus.bind(info.id, function(info.id))?;
         }
     }
     Ok(())
