@@ -23,6 +23,7 @@ from past import past_rows
 from race import Effort, Figure, Role
 from rows import all_rows
 from table import cells, markdown
+from waves import wave_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
@@ -44,11 +45,13 @@ def main() -> int:
         figures += instructions(arguments.rust, folder / "instructions")
         figures += all_rows(folder / "python", Effort.of(quick))
         figures += past_rows(folder / "past", Effort.of(quick))
+        figures += wave_rows(folder / "waves", Effort.of(quick))
         machine = describe(folder)
 
     sizes = {"pages": "1,048,576", "large": "1 GiB", "few": "10,000", "many": "1,000,000"}
+    sizes["nodes"] = "10,000"
     if quick:
-        sizes |= {"pages": "131,072", "large": "128 MiB", "many": "100,000"}
+        sizes |= {"pages": "131,072", "large": "128 MiB", "many": "100,000", "nodes": "1,000"}
     table = markdown(cells(figures, sizes))
     print(table)
     print(f"\n{machine}\n{time.monotonic() - start:.0f} s in all", file=sys.stderr)
@@ -101,11 +104,23 @@ def describe(folder: Path) -> str:
     rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True).stdout.split()
     lock = (ROOT / "bench" / "rust" / "Cargo.lock").read_text()
     crates = dict(
-        re.findall(r'name = "(heed|lmdb-master-sys|redb|rusqlite)"\nversion = "(.*)"', lock)
+        re.findall(
+            r'name = "(heed|incremental|lmdb-master-sys|redb|rusqlite|salsa)"\nversion = "(.*)"',
+            lock,
+        )
     )
     packages = ", ".join(
         f"{name} {version(name)}"
-        for name in ("mmsb", "numpy", "lmdb", "safetensors", "arcticdb", "icechunk")
+        for name in (
+            "mmsb",
+            "numpy",
+            "lmdb",
+            "safetensors",
+            "arcticdb",
+            "icechunk",
+            "reaktiv",
+            "loman",
+        )
     )
     return "\n".join(
         (
@@ -139,6 +154,8 @@ belong to the machine below and to that hour: the ratios are what to go by.
   keeps no checksum and no history. SQLite runs with a write-ahead log. A peer changes 64 bytes as
   its user would: read the value, change it, put it back. In "64 B cells" the value itself has 64
   bytes. redb with durability `None` does not survive `kill -9`.
+- Derived pages: MMSB computes, compares, commits and logs them. incremental, salsa, reaktiv and
+  loman keep values in memory, without history, log or other readers.
 - A durable commit is one that a sync has confirmed. Where the disk is virtual, how far a sync
   reaches is the host's affair.
 
@@ -148,7 +165,8 @@ belong to the machine below and to that hour: the ratios are what to go by.
 
 ## The spread
 
-Microseconds, but MiB in `memory` and `disk`, bytes in `log-bytes`, and counts in `instructions`.
+Microseconds, but MiB in `memory` and `disk`, bytes in `log-bytes` and `graph-bytes`, and counts in
+`instructions`.
 
 | row | who | median | lowest | highest | rounds |
 | --- | --- | --- | --- | --- | --- |

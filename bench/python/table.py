@@ -83,6 +83,33 @@ ROWS = (
         unit="MiB",
     ),
     Row("log-bytes", "bytes written by a 64-byte commit", (Goal(112),), unit="B"),
+    Row("wave-chain", "derived page of 8 bytes in a chain of {nodes}, Rust", (Goal(0.06),)),
+    Row("wave-broad", "the same, {nodes} pages of one source", (Goal(0.06),)),
+    Row("wave-grid", "the same, two inputs a page, ten levels", (Goal(0.06),)),
+    Row("wave-cut", "the same, computed and as before", (Goal(0.04),)),
+    Row("wave-same", "commit that writes what is there, {nodes} pages behind it", (Goal(0.04),)),
+    Row(
+        "wave-threads",
+        "16 derived pages of 512 KiB, two threads",
+        (Goal(1.05, "MMSB, one thread"),),
+    ),
+    Row("wave-little", "the same, 8 KiB", (Goal(1.05, "MMSB, one thread"),)),
+    Row(
+        "wave-python",
+        "derived page of 8 KiB in a chain of 300, Python function",
+        (Goal(1.3, "plain loop"),),
+    ),
+    Row("wave-python-fan", "the same, 300 pages of one source", (Goal(1.3, "plain loop"),)),
+    Row("wave-python-little", "the same chain, 8 bytes a page", (Goal(1.3, "plain loop"),)),
+    Row("wave-batch", "derived page of 8 bytes, 1,000 in one call of Python", (Goal(0.03),)),
+    Row(
+        "graph-plan",
+        "commit that edits a graph of {pages} pages, four inputs each, Rust",
+        (Goal(150_000),),
+    ),
+    Row("graph-load", "the first one after opening"),
+    Row("graph-edge", "edge added or taken away, 1,000 a commit, Rust", (Goal(0.1),)),
+    Row("graph-bytes", "memory of such a graph, a page", (Goal(96),), unit="B"),
     Row("instructions", "instructions of a 64-byte commit, Rust, 4 KiB pages", unit="instructions"),
 )
 

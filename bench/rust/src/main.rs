@@ -6,7 +6,9 @@ mod floors;
 mod ours;
 mod peers;
 mod race;
+mod reactive;
 mod sizes;
+mod waves;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,14 +41,19 @@ fn main() -> Res<()> {
     }
     let mut rest = args.iter();
     let dir = PathBuf::from(rest.next().ok_or(USAGE)?);
-    let mut effort =
-        Effort { rounds: 7, turn: Duration::from_millis(60), pages: 1 << 20, large: 1 << 30 };
+    let mut effort = Effort {
+        rounds: 7,
+        turn: Duration::from_millis(60),
+        pages: 1 << 20,
+        large: 1 << 30,
+        nodes: 10_000,
+    };
     let mut only = Vec::new();
     while let Some(arg) = rest.next() {
         match arg.as_str() {
             "--quick" => {
                 let turn = Duration::from_millis(15);
-                effort = Effort { rounds: 5, turn, pages: 1 << 17, large: 1 << 27 };
+                effort = Effort { rounds: 5, turn, pages: 1 << 17, large: 1 << 27, nodes: 1000 };
             }
             "--only" => only.push(rest.next().ok_or(USAGE)?.clone()),
             _ => return Err(USAGE.into()),
@@ -66,6 +73,13 @@ fn main() -> Res<()> {
         ("fork", fork),
         ("memory", |dir, effort| sizes::resident(dir, effort.pages)),
         ("log-bytes", |dir, _| sizes::written(dir)),
+        ("wave-chain", waves::chain),
+        ("wave-broad", waves::broad),
+        ("wave-grid", waves::grid),
+        ("wave-cut", waves::cut_off),
+        ("wave-same", waves::same),
+        ("wave-threads", waves::threads),
+        ("graph", waves::graph),
     ];
     for &(name, row) in rows {
         if only.is_empty() || only.iter().any(|wanted| wanted == name) {

@@ -34,6 +34,8 @@ pub struct Effort {
     pub pages: u32,
     /// A gibibyte, or less in a hurry.
     pub large: usize,
+    /// Derived pages of a small graph.
+    pub nodes: usize,
 }
 
 /// Runs so many operations and says how long they took.

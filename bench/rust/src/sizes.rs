@@ -60,7 +60,8 @@ pub fn resident_child(who: &str, count: u32, dir: &Path) -> Res<()> {
     Ok(())
 }
 
-fn status(field: &str) -> Res<f64> {
+/// Bytes of a kind of memory of this process.
+pub fn status(field: &str) -> Res<f64> {
     let text = fs::read_to_string("/proc/self/status")?;
     let line = text.lines().find(|line| line.starts_with(field)).ok_or("no such field")?;
     let kib: f64 = line.split_whitespace().nth(1).ok_or("no number")?.parse()?;

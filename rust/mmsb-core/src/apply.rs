@@ -47,9 +47,8 @@ pub(crate) fn malformed(e: Malformed) -> Error {
 
 #[inline]
 fn slot_of(edit: &Edit<'_>, id: u64) -> Result<Slot> {
-    let root = &edit.root;
-    let slot = table::get(edit.mem(), root.table, root.height, id).ok_or_else(|| no_page(id))?;
-    assert!(slot.epoch <= root.epoch, "a page has bytes of a later epoch");
+    let slot = table::find(edit, id).ok_or_else(|| no_page(id))?;
+    assert!(slot.epoch <= edit.epoch(), "a page has bytes of a later epoch");
     Ok(slot)
 }
 
@@ -93,7 +92,7 @@ pub(crate) fn past_end(id: u64, offset: u64, len: u64, nbytes: u64) -> Error {
 }
 
 fn create(edit: &mut Edit<'_>, id: u64, new: &NewPage<'_>) -> Result<bool> {
-    let taken = table::get(edit.mem(), edit.root.table, edit.root.height, id).is_some();
+    let taken = table::find(edit, id).is_some();
     if taken || id == 0 || id >= MAX_ID {
         return Err(Error::new(Code::PageExists, format!("there can be no new page with id {id}")));
     }

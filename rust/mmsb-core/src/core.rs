@@ -163,7 +163,14 @@ impl Core {
     }
 
     /// From now on these functions compute these pages, as long as they have the inputs that they have in `root`.
+    #[inline]
     pub(crate) fn bind(&self, root: &Root, functions: &mut Vec<(u64, Arc<dyn Function>)>) {
+        if !functions.is_empty() {
+            self.bind_all(root, functions);
+        }
+    }
+
+    fn bind_all(&self, root: &Root, functions: &mut Vec<(u64, Arc<dyn Function>)>) {
         for (page, function) in functions.drain(..) {
             if let Some(inputs) = propagate::inputs_of(self.mem(), root, page) {
                 self.put_binding(page, Binding { function, inputs });

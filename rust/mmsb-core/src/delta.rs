@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::error::{Code, Error};
 use crate::graph::{Marks, Node};
-use crate::log::{HEADROOM, META, SOURCE, put_text, put_varint};
+use crate::log::{HEADROOM, META, SOURCE, put_text, put_varint, varint};
 use crate::propagate::{Followed, Function, Manner, Reporter};
 
 pub(crate) use ops::{Malformed, Ops};
@@ -381,11 +381,16 @@ impl Batch {
 
     /// Writes bytes at an offset.
     pub fn write(&mut self, id: u64, offset: u64, data: &[u8]) {
-        if self.op(WRITE, id, data.len()) {
-            put_varint(&mut self.buf, offset);
-            put_varint(&mut self.buf, data.len() as u64);
-            self.buf.extend_from_slice(data);
+        if !self.room(data.len().saturating_add(1 + 3 * VARINT)) {
+            return;
         }
+        self.count += 1;
+        let (mut head, mut n) = ([WRITE; 1 + 3 * VARINT], 1);
+        for number in [id, offset, data.len() as u64] {
+            n += varint(number, &mut head[n..]);
+        }
+        self.buf.extend_from_slice(&head[..n]);
+        self.buf.extend_from_slice(data);
     }
 
     /// Replaces the page's place in the graph; `None` takes it out of it.

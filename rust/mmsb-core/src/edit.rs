@@ -39,6 +39,8 @@ pub(crate) struct Edit<'a> {
     /// None while others may take pieces.
     alloc: Option<MutexGuard<'a, Alloc>>,
     pub(crate) root: Root,
+    /// The leaf of the table that this commit wrote to last, which is its own: its number, and where it is.
+    pub(crate) leaf: Option<(u64, u64)>,
     taken: &'a mut Vec<(u64, u64)>,
     pub(crate) dead: &'a mut Vec<Dead>,
 }
@@ -54,7 +56,7 @@ impl<'a> Edit<'a> {
         taken.clear();
         dead.clear();
         let root = Root { epoch: base.epoch + 1, ..*base };
-        Edit { arena, alloc: Some(arena.alloc()), root, taken, dead }
+        Edit { arena, alloc: Some(arena.alloc()), root, leaf: None, taken, dead }
     }
 
     /// Takes up a finished commit again, to give it back.
@@ -65,12 +67,17 @@ impl<'a> Edit<'a> {
         dead: &'a mut Vec<Dead>,
     ) -> Edit<'a> {
         assert!(dead.iter().all(|dead| dead.died == base.epoch + 1), "it is the one that follows");
-        Edit { arena, alloc: Some(arena.alloc()), root: *base, taken, dead }
+        Edit { arena, alloc: Some(arena.alloc()), root: *base, leaf: None, taken, dead }
     }
 
     #[inline]
     fn alloc(&mut self) -> &mut Alloc {
-        self.alloc.get_or_insert_with(|| self.arena.alloc())
+        /// It was let go, as few commits do.
+        #[cold]
+        fn again(arena: &Arena) -> MutexGuard<'_, Alloc> {
+            arena.alloc()
+        }
+        self.alloc.get_or_insert_with(|| again(self.arena))
     }
 
     /// Lets others take pieces until this commit takes the next one.

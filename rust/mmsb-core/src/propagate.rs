@@ -148,6 +148,7 @@ impl Propagation {
     }
 
     /// The commit under way came about.
+    #[inline]
     pub(crate) fn keep(&mut self) {
         self.done = None;
     }

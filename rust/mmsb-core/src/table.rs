@@ -64,10 +64,27 @@ pub(crate) fn get(mem: Mem, table: u64, height: u64, id: u64) -> Option<Slot> {
     read_slot(mem, node + 8 + (id & (LEAF_SLOTS - 1)) * SLOT)
 }
 
+/// The slot of a page, as the commit has left it so far.
+#[inline]
+pub(crate) fn find(edit: &Edit<'_>, id: u64) -> Option<Slot> {
+    match edit.leaf {
+        Some((number, leaf)) if number == id >> LEAF_BITS => {
+            read_slot(edit.mem(), leaf + 8 + (id & (LEAF_SLOTS - 1)) * SLOT)
+        }
+        _ => get(edit.mem(), edit.root.table, edit.root.height, id),
+    }
+}
+
 /// Sets the slot of a page, in the commit's own copy of its path.
 #[inline]
 pub(crate) fn set(edit: &mut Edit<'_>, id: u64, slot: Slot) -> Result<()> {
     let mem = edit.mem();
+    if let Some((number, leaf)) = edit.leaf
+        && number == id >> LEAF_BITS
+    {
+        write_slot(mem, leaf, id, slot);
+        return Ok(());
+    }
     let (mut table, mut height) = (edit.root.table, edit.root.height);
     while !covers(height, id) {
         if table != 0 {
@@ -84,6 +101,7 @@ pub(crate) fn set(edit: &mut Edit<'_>, id: u64, slot: Slot) -> Result<()> {
         node = edit.own(mem.get(link), size(level - 1))?;
         mem.set(link, node);
     }
+    edit.leaf = Some((id >> LEAF_BITS, node));
     write_slot(mem, node, id, slot);
     Ok(())
 }
@@ -92,6 +110,7 @@ pub(crate) fn set(edit: &mut Edit<'_>, id: u64, slot: Slot) -> Result<()> {
 /// of the table depends on the ids in it only.
 pub(crate) fn remove(edit: &mut Edit<'_>, id: u64) -> Result<()> {
     let mem = edit.mem();
+    edit.leaf = None;
     let (mut table, mut height) = (edit.root.table, edit.root.height);
     table = cut(edit, table, height, id)?;
     while height > 0 && table != 0 {

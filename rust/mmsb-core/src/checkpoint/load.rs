@@ -90,7 +90,7 @@ fn check_counts(core: &Core, root: &Root) {
 }
 
 fn find_slot(edit: &Edit<'_>, id: u64) -> Option<Slot> {
-    table::get(edit.mem(), edit.root.table, edit.root.height, id)
+    table::find(edit, id)
 }
 
 fn load_page(reader: &Reader, edit: &mut Edit<'_>, entry: &Entry<'_>, buf: &mut Buf) -> Result<()> {

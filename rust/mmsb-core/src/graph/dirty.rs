@@ -2,9 +2,11 @@
 //!
 //! The smallest position is found by one look per tier, and a tier is a sixth of the bits of a
 //! position: four for a million positions. A position leaves or enters the tiers above only with the
-//! first or last bit of its word. Nothing is allocated after [`Dirty::new`].
+//! first or last bit of its word. Nothing is allocated after [`Dirty::new`]. A position that is in
+//! alone, as all are in a chain, is kept beside the bits.
 //!
-//! Invariant: a bit above the lowest tier is set exactly where the word below it is not zero.
+//! Invariants: a bit above the lowest tier is set exactly where the word below it is not zero; where
+//! a position is alone no bit is set.
 
 use std::ops::Range;
 
@@ -26,6 +28,7 @@ pub(crate) struct Dirty {
     starts: [usize; TIERS],
     tiers: usize,
     len: u32,
+    alone: Option<u32>,
 }
 
 impl Dirty {
@@ -43,15 +46,27 @@ impl Dirty {
                 break;
             }
         }
-        Self { words: vec![0; total], starts, tiers, len }
+        Self { words: vec![0; total], starts, tiers, len, alone: None }
     }
 
     /// Takes a position in.
     ///
     /// # Panics
     /// Where the position is not below the number given to [`Dirty::new`].
+    #[inline]
     pub(crate) fn set(&mut self, position: u32) {
         assert!(position < self.len, "graph: position {position} of {}", self.len);
+        match self.alone {
+            Some(alone) if alone == position => {}
+            None if self.has_no_bit() => self.alone = Some(position),
+            _ => self.set_bit(position),
+        }
+    }
+
+    fn set_bit(&mut self, position: u32) {
+        if let Some(alone) = self.alone.take() {
+            self.set_bit(alone);
+        }
         let mut at = position;
         for tier in 0..self.tiers {
             let (word, bit) = self.word(tier, at);
@@ -68,17 +83,27 @@ impl Dirty {
     #[must_use]
     #[cfg(test)]
     pub(crate) fn contains(&self, position: u32) -> bool {
-        position < self.len && self.words[(position >> FAN) as usize] & bit(position) != 0
+        self.alone == Some(position)
+            || position < self.len && self.words[(position >> FAN) as usize] & bit(position) != 0
     }
 
     /// Whether nothing is in.
     #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
+        self.alone.is_none() && self.has_no_bit()
+    }
+
+    fn has_no_bit(&self) -> bool {
         self.words[self.words.len() - 1] == 0
     }
 
     /// Takes the smallest position out.
+    #[inline]
     pub(crate) fn pop_first(&mut self) -> Option<u32> {
+        self.alone.take().or_else(|| self.pop_first_bit())
+    }
+
+    fn pop_first_bit(&mut self) -> Option<u32> {
         let position = self.first_below(self.tiers, 0)?;
         let (word, bit) = self.word(0, position);
         *word &= !bit;
@@ -89,7 +114,16 @@ impl Dirty {
     }
 
     /// Takes the positions of a range out, appended to `taken` in ascending order.
+    #[inline]
     pub(crate) fn take_range(&mut self, range: Range<u32>, taken: &mut Vec<u32>) {
+        match self.alone {
+            Some(alone) if range.contains(&alone) => taken.extend(self.alone.take()),
+            None if !self.has_no_bit() => self.take_bits(range, taken),
+            _ => {}
+        }
+    }
+
+    fn take_bits(&mut self, range: Range<u32>, taken: &mut Vec<u32>) {
         let end = range.end.min(self.len);
         let mut from = range.start;
         while from < end
@@ -115,6 +149,7 @@ impl Dirty {
 
     /// Takes everything out, at the cost of what is in.
     pub(crate) fn clear(&mut self) {
+        self.alone = None;
         while let Some(position) = self.first_below(self.tiers, 0) {
             self.words[(position >> FAN) as usize] = 0;
             self.mark_empty(position >> FAN);
@@ -179,6 +214,7 @@ impl Dirty {
     #[cfg(test)]
     pub(super) fn check(&self) {
         assert_eq!(self.width(self.tiers - 1), 1);
+        assert!(self.alone.is_none_or(|alone| alone < self.len && self.has_no_bit()));
         let beyond = |at: u32| self.words[at as usize / 64] & bit(at) != 0;
         assert!(!(self.len..self.width(0) as u32 * 64).any(beyond));
         for tier in 1..self.tiers {

@@ -49,7 +49,7 @@ pub(crate) use meta::{MetaSlots, base};
 pub use reader::Commit;
 pub(crate) use reader::{Seal, Step, Walk, commit_at, open_segment, open_sparse};
 pub use record::{HEADROOM, META, SOURCE, put_text};
-pub(crate) use record::{put_varint, take_varint, u64_at};
+pub(crate) use record::{put_varint, take_varint, u64_at, varint};
 pub use recover::{CheckpointMark, LogRecovery, OpenMode, open};
 pub(crate) use segment::{SegmentName, array, check_version, checked, list, list_both, log_dir};
 pub use verify::{Walked, verify};

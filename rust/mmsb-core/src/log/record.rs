@@ -153,7 +153,8 @@ pub(crate) fn finish(
 }
 
 /// A varint: seven bits a byte, low ones first, the top bit says that more follow.
-pub(crate) fn varint(mut value: u64, out: &mut [u8; 10]) -> usize {
+#[inline]
+pub(crate) fn varint(mut value: u64, out: &mut [u8]) -> usize {
     if planted(Defect::NumberCut) {
         value &= 0x1F_FFFF;
     }
@@ -260,6 +261,9 @@ pub fn put_text(out: &mut Vec<u8>, text: &str) {
 /// Appends a varint.
 #[inline]
 pub(crate) fn put_varint(out: &mut Vec<u8>, value: u64) {
+    if value < 0x80 {
+        return out.push(value as u8);
+    }
     let mut number = [0u8; 10];
     let n = varint(value, &mut number);
     out.extend_from_slice(&number[..n]);

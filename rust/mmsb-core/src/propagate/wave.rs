@@ -78,7 +78,7 @@ impl Wave<'_, '_> {
     }
 
     fn slot(&self, page: u64) -> Option<Slot> {
-        table::get(self.edit.mem(), self.edit.root.table, self.edit.root.height, page)
+        table::find(self.edit, page)
     }
 
     fn slot_before(&self, page: u64) -> Option<Slot> {
