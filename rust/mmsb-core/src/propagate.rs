@@ -110,10 +110,12 @@ impl Propagation {
             structure::report_links(graph, edit, batch)?;
             return Ok(false);
         }
-        let compiled = match &mut self.compiled {
-            Some(compiled) => compiled,
-            none => none.insert(Compiled::new(edit.mem(), &edit.root, graph)),
-        };
+        let is_edit = self.done.is_some() && batch.manner == Manner::Change;
+        let alone = is_edit.then(|| structure::reached_alone(graph, edit, batch)).flatten();
+        let mut of_alone = None;
+        let place = if alone.is_some() { &mut of_alone } else { &mut self.compiled };
+        let graph = alone.as_ref().unwrap_or(graph);
+        let compiled = place.get_or_insert_with(|| Compiled::new(edit.mem(), &edit.root, graph));
         self.waves += 1;
         let before = batch.len();
         let mut wave = Wave {

@@ -176,7 +176,6 @@ impl Graph {
     }
 
     /// What the page depends on: the pages and kinds, in order.
-    #[cfg(test)]
     pub(crate) fn ins(
         &self,
         id: u64,

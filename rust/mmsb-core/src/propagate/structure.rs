@@ -9,7 +9,7 @@ use crate::catalog::Desc;
 use crate::delta::{Batch, Op, Ops};
 use crate::edit::Edit;
 use crate::error::InGraph;
-use crate::graph::{Edge, Graph, Kind, Node, Refused};
+use crate::graph::{Edge, Graph, Kind, Marks, Node, Refused};
 use crate::root::Root;
 use crate::table;
 use crate::{Code, Error, Result};
@@ -114,6 +114,34 @@ pub(super) fn follow(
         ));
     }
     Ok(has_new_place.then_some((removed, added)))
+}
+
+/// The part of the graph that a commit reaches, if that is at most one page from which nothing follows. A wave of one
+/// page is the same in every order, so it needs no plan of the whole graph: pages may be derived one by one.
+pub(super) fn reached_alone(graph: &Graph, edit: &Edit<'_>, batch: &Batch) -> Option<Graph> {
+    let mem = edit.mem();
+    let mut reached = None;
+    let mut touched: BTreeSet<u64> =
+        Ops::new(batch.ops()).filter_map(|op| op.ok()?.page()).collect();
+    for &id in &touched {
+        let Some(slot) = table::find(edit, id) else { continue };
+        if Desc::at(mem, slot.desc).marks() != Marks::default() {
+            return None;
+        }
+        let is_derived = node_of(&mem, slot.desc).is_some_and(|node| node.is_derived());
+        let behind = graph.outs(id).map(|(dst, _)| dst);
+        for page in is_derived.then_some(id).into_iter().chain(behind) {
+            if *reached.get_or_insert(page) != page {
+                return None;
+            }
+        }
+    }
+    if reached.is_some_and(|page| graph.outs(page).next().is_some()) {
+        return None;
+    }
+    touched.extend(reached);
+    let into = |dst| graph.ins(dst).map(move |(src, kind)| Edge { src, dst, kind });
+    Graph::load(touched.into_iter().flat_map(into)).ok()
 }
 
 /// Says which copies and what compiled code are old after a commit that is not followed by a wave.

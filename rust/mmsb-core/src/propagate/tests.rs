@@ -395,6 +395,50 @@ fn pages_of_a_level_are_computed_together() {
     assert_eq!((bytes(&bus, 3), bytes(&bus, 7)), (vec![7; 2], vec![9; 2]));
 }
 
+#[test]
+fn pages_derived_one_by_one_need_no_plan_and_give_the_same_log() {
+    // Two buses make the same commits; one has a plan of everything before each of them.
+    let seen = [false, true].map(|planned| {
+        let (bus, sum) = world(2, 2, &[&[1], &[3], &[2]]);
+        let mut logged: Vec<String> = Vec::new();
+        let mut done = |fill: &dyn Fn(&mut Batch), needs_plan: bool| {
+            if planned {
+                write(&bus, 1, &[7, 1]).unwrap();
+                write(&bus, 1, &[0, 0]).unwrap();
+            }
+            let epoch = commit(&bus, fill).unwrap().epoch;
+            let seq = crate::sync::lock(&bus.core().unwrap().sequencer);
+            assert_eq!(seq.propagation.compiled.is_some(), needs_plan);
+            drop(seq);
+            let entry = bus.log(epoch, epoch, false).unwrap().next().unwrap().unwrap();
+            logged.extend(entry.ops().map(|op| format!("{:?}", op.unwrap())));
+        };
+        commit(&bus, |batch| batch.write(2, 0, &[3, 4])).unwrap();
+        let made = |id, inputs: &'static [u64]| {
+            let sum = sum.clone();
+            move |batch: &mut Batch| {
+                batch.create(id, &NewPage::bytes(&[2]));
+                batch.node(id, Some(&node(inputs)));
+                batch.function(id, sum.clone());
+            }
+        };
+        done(&made(6, &[4, 5]), false);
+        done(&made(7, &[6, 1]), false);
+        let link = Node { form: Form::Function, ..Node::links(vec![(2, Kind::Control)]) };
+        done(&|batch| batch.node(7, Some(&Node { inputs: vec![6, 1], ..link.clone() })), false);
+        // Page 6 follows from it, so several are reached.
+        let other = |batch: &mut Batch| {
+            batch.node(4, Some(&node(&[2])));
+            batch.function(4, sum.clone());
+        };
+        done(&other, true);
+        let pages: Vec<_> = (1..=7).map(|id| bytes(&bus, id)).collect();
+        (pages, logged)
+    });
+    assert_eq!(seen[0], seen[1]);
+    assert_eq!(seen[0].0[6], [6, 8]);
+}
+
 /// A function that reads the bus that it runs in, and tries to change it.
 #[derive(Debug, Default)]
 struct Meddler(Mutex<Option<Bus>>, Mutex<Vec<Code>>);
