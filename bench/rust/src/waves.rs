@@ -269,7 +269,8 @@ pub fn threads(dir: &Path, effort: Effort) -> Res<()> {
                 if n > 1 {
                     let node = Node {
                         form: Form::Native,
-                        text: "sqrt(a * a + 1) * exp(-a)",
+                        // What it gives is always the same: the log would be most of the time.
+                        text: "minimum(sqrt(a * a + 1) * exp(-a), 0.0)",
                         inputs: vec![1],
                         ..Node::links(Vec::new())
                     };

@@ -19,7 +19,9 @@ use crate::{Result, page};
 /// What pages of a level have been given already.
 #[derive(Default)]
 pub(super) struct Ahead {
+    /// Bytes of earlier levels are overwritten.
     out: Vec<u8>,
+    used: usize,
     /// In the order of their positions.
     given: Vec<Given>,
     next: usize,
@@ -54,14 +56,16 @@ impl Ahead {
 
     pub(super) fn clear(&mut self) {
         self.given.clear();
-        self.out.clear();
-        self.next = 0;
+        (self.used, self.next) = (0, 0);
     }
 
     /// Takes room for the bytes of a page.
     fn give(&mut self, position: u32, len: usize) {
-        let start = self.out.len();
-        self.out.resize(start + len, 0);
+        let start = self.used;
+        self.used += len;
+        if self.out.len() < self.used {
+            self.out.resize(self.used, 0);
+        }
         self.given.push(Given { position, start, len, done: Ok(()), took: Duration::ZERO });
     }
 }
