@@ -107,7 +107,7 @@ impl Hasher<'_> {
         text.extend_from_slice(&slot.len.to_le_bytes());
         text.extend_from_slice(&self.bytes(slot).to_le_bytes());
         let role = desc.role();
-        if !role.node.is_empty() {
+        if !role.node.is_empty() && !planted(Defect::DigestBlindToGraph) {
             text.extend_from_slice(&u64::from(role.marks.bits()).to_le_bytes());
             text.extend_from_slice(role.node);
         }

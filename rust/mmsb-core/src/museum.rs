@@ -73,6 +73,24 @@ pub(crate) enum Defect {
     PrunedBeforeBase,
     /// The log is made to begin with a checkpoint whose name no sync has reached.
     NamesNotSynced,
+    /// A page may follow from itself (D11).
+    SelfEdgeTaken,
+    /// A graph is not what the log says after a commit that failed (D14).
+    GraphNotTakenBack,
+    /// What follows from a page is computed at once, before its other inputs are (D15).
+    ComputedAtOnce,
+    /// What depends on a page that did not change is computed all the same.
+    NothingCutOff,
+    /// A function computes a page from inputs for which it was not registered (D16).
+    BoundToAnything,
+    /// A queue of events grows as long as nobody takes them (D17).
+    QueueNotBounded,
+    /// A page whose inputs changed is not marked stale.
+    StaleForgotten,
+    /// A checkpoint forgets the graph (D16).
+    GraphForgotten,
+    /// The digest does not see the graph (D14).
+    DigestBlindToGraph,
     /// The name of the last segment is taken for a promise that all before it was durable.
     NamePromises,
 }

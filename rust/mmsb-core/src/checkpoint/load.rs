@@ -10,6 +10,7 @@ use crate::catalog::{self, Desc, PageNames, Role, TagNames};
 use crate::core::Core;
 use crate::delta::NewPage;
 use crate::edit::Edit;
+use crate::museum::{Defect, planted};
 use crate::root::Root;
 use crate::snapshot::Snapshot;
 use crate::sync::lock;
@@ -101,7 +102,8 @@ fn load_page(reader: &Reader, edit: &mut Edit<'_>, entry: &Entry<'_>, buf: &mut 
     };
     reader.blocks(&entry.place, buf, &mut |from, bytes| mem.write(bytes_at + from, bytes))?;
     let epochs = (entry.epoch, entry.desc_epoch);
-    put_page(edit, entry.id, &entry.new_page(), entry.role, data, epochs)
+    let role = if planted(Defect::GraphForgotten) { Role::default() } else { entry.role };
+    put_page(edit, entry.id, &entry.new_page(), role, data, epochs)
 }
 
 /// Room for a page of `len` bytes, which the caller fills: what its slot says, and where its first byte is.

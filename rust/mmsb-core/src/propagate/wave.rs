@@ -22,6 +22,7 @@ use crate::edit::Edit;
 use crate::error::InGraph;
 use crate::graph::{Edge, Form, Kind, Marks};
 use crate::kernel::Scratch;
+use crate::museum::{Defect, planted};
 use crate::root::Root;
 use crate::table::{self, Slot};
 use crate::{Code, Error, Result, page};
@@ -93,7 +94,8 @@ impl Wave<'_, '_> {
         let binding = self.functions.get(&page)?;
         let position = self.compiled.plan.position(page)?;
         let inputs = self.compiled.inputs(self.compiled.step(position));
-        (*binding.inputs == *inputs).then(|| Arc::clone(&binding.function))
+        (*binding.inputs == *inputs || planted(Defect::BoundToAnything))
+            .then(|| Arc::clone(&binding.function))
     }
 
     /// Finds what the wave begins with.
@@ -322,8 +324,13 @@ impl Wave<'_, '_> {
             self.mark(id, Marks::default())?;
         }
         // Whoever was poisoned by it is not any more, whatever its bytes are.
-        if changed || marks.poisoned {
+        if changed || marks.poisoned || planted(Defect::NothingCutOff) {
             self.spread(position);
+        }
+        if planted(Defect::ComputedAtOnce) {
+            let behind: Vec<u32> =
+                self.compiled.plan.outs(position).iter().map(|link| link.to()).collect();
+            behind.into_iter().try_for_each(|to| self.visit(to, ahead))?;
         }
         Ok(())
     }
@@ -339,7 +346,7 @@ impl Wave<'_, '_> {
 
     fn mark_stale(&mut self, position: u32, id: u64, marks: Marks) -> Result<()> {
         let is_written = || self.slot(id).is_some_and(|slot| self.is_written(position, id, &slot));
-        match marks.stale || is_written() {
+        match marks.stale || is_written() || planted(Defect::StaleForgotten) {
             true => Ok(()),
             false => self.mark(id, Marks { stale: true, ..marks }),
         }
