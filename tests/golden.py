@@ -1,7 +1,8 @@
 """The golden stores: stores of all formats and features, which every later version must read.
 
-`python tests/golden.py DIRECTORY` writes the one of the current format. With a seed and a clock
-every byte of it is determined, so it also shows when the format changes without a new version.
+`python tests/golden.py DIRECTORY` writes one of the current format, which its name tells. With a
+seed and a clock every byte of it is determined, so it also shows when the format changes without a
+new version.
 `make golden` is main(): it reads them all.
 """
 
@@ -19,6 +20,7 @@ from typing import Literal
 
 import mmsb
 import numpy as np
+import numpy.typing as npt
 import plain_reader
 import proof
 from mmsb import _core
@@ -26,12 +28,16 @@ from model import canonical
 
 GOLDEN = Path(__file__).parent / "golden"
 MODES: list[Literal["r", "r+"]] = ["r", "r+"]
-# Its checkpoint tells of a page run by run, which is a feature of its own.
-CURRENT = GOLDEN / (".".join(map(str, _core.FORMAT)) + "-runs")
+FORMAT = ".".join(map(str, _core.FORMAT))
+# In one the checkpoint tells of a page run by run, in the other it has a graph: features.
+CURRENT = [GOLDEN / f"{FORMAT}-runs", GOLDEN / f"{FORMAT}-graph"]
 
 
 def build(path: Path, epochs: list[str]) -> None:
-    """A store with one of everything; the digest of each epoch goes into the list."""
+    """A store with one of everything; the digest of each epoch goes into the list.
+
+    It has derived pages if its name says so.
+    """
     days = itertools.count(946_728_000_000_000_000, 86_400_000_000_000)
     core = _core.Core.create(str(path), "disk", clock=days.__next__, seed=42)
     with mmsb.Bus._of(core) as bus:
@@ -48,7 +54,10 @@ def build(path: Path, epochs: list[str]) -> None:
             tx.tag("first step")
         raw.rename("renamed")
         pos.set_meta({"unit": "m", "n": [1, None, True, -0.5]})
-        bus.checkpoint()
+        has_graph = path.name.endswith("-graph")
+        # One checkpoint a store: all of it is read.
+        if not has_graph:
+            bus.checkpoint()
         raw.delete()
         large.resize(20_000)
         bus.tag("start", 1)
@@ -56,7 +65,36 @@ def build(path: Path, epochs: list[str]) -> None:
         bus.untag("first step")
         bus.restore(8)
         bus.create_page(None, shape=(), dtype=">i2")
+        if has_graph:
+            derive(bus)
         epochs += [bus.digest(epoch) for epoch in range(bus.epoch + 1)]
+
+
+def derive(bus: mmsb.Bus) -> None:
+    """Pages that follow from others in every way, one of them stale and one poisoned."""
+    bus.map("sqrt(sum(pos * pos, axis=1))", "length")
+    bus.map("mean(length)", "mean", deferred=True)
+
+    @bus.derive("total", ["large"], dtype="u8", on_error="poison")
+    def add(large: npt.NDArray[np.uint8], out: npt.NDArray[np.uint64]) -> None:
+        if large[0] == 13:
+            raise ValueError("13")
+        out[...] = large.sum()
+
+    bus.map("total * 2", "double")
+    for kind in ("control", "gpu_sync", "compiler"):
+        bus.graph.link("when", "body", kind)
+    bus.settle()
+    with bus.transaction() as tx:
+        tx["pos"][0, 0] = 4
+        tx["large"][0] = 13
+        tx["when"][0] = np.datetime64("2001-01-01")
+    assert [p.name for p in bus.pages if p.stale] == ["body", "mean"]
+    assert [p.name for p in bus.pages if p.poisoned] == ["total", "double"]
+    bus.checkpoint()
+    bus.graph.unlink("when", "body", "compiler")
+    bus.map("max(pos)", "highest")
+    bus.graph.release("highest")
 
 
 def compare(bus: mmsb.Bus, states: list[plain_reader.State]) -> None:
@@ -125,14 +163,17 @@ def reads(golden: Path, mode: Literal["r", "r+"]) -> Counter[str]:
 
 
 def writes_the_same() -> Counter[str]:
-    """What is written today is the store of the current format, byte for byte."""
-    with tempfile.TemporaryDirectory(prefix="mmsb-golden-") as folder:
-        store = Path(folder) / "s"
-        build(store, [])
-        today, then = content(store), content(CURRENT)
-    assert sorted(today) == sorted(then)
-    assert [name for name in today if today[name] != then[name]] == []
-    return Counter(files=len(today))
+    """What is written today are the stores of the current format, byte for byte."""
+    files = 0
+    for golden in CURRENT:
+        with tempfile.TemporaryDirectory(prefix="mmsb-golden-") as folder:
+            store = Path(folder) / golden.name
+            build(store, [])
+            today, then = content(store), content(golden)
+        assert sorted(today) == sorted(then)
+        assert [name for name in today if today[name] != then[name]] == []
+        files += len(today)
+    return Counter(files=files)
 
 
 def of_versions(golden: Path) -> Iterator[tuple[str, bytes, bool]]:
@@ -185,7 +226,7 @@ def other_versions(golden: Path) -> Counter[str]:
 
 
 def write(path: Path) -> None:
-    """Write the golden store of the current format and its digests."""
+    """Write a golden store of the current format and its digests."""
     epochs: list[str] = []
     path.parent.mkdir(parents=True, exist_ok=True)
     build(path, epochs)

@@ -358,4 +358,4 @@ def test_newer_formats_are_refused_and_what_may_be_is_passed_over(golden_store: 
 
 
 def test_what_is_written_today_is_the_golden_store_byte_for_byte() -> None:
-    assert golden.writes_the_same()["files"] == 4
+    assert golden.writes_the_same()["files"] == 8
