@@ -104,10 +104,10 @@ ROWS = (
     Row("wave-batch", "derived page of 8 bytes, 1,000 in one call of Python", (Goal(0.03),)),
     Row(
         "graph-plan",
-        "commit that edits a graph of {pages} pages, four inputs each, Rust",
+        "commit behind an edit of a graph of {pages} pages, four inputs each, Rust",
         (Goal(150_000),),
     ),
-    Row("graph-load", "the first one after opening"),
+    Row("graph-load", "the first edit after opening"),
     Row("graph-edge", "edge added or taken away, 1,000 a commit, Rust", (Goal(0.1),)),
     Row("graph-bytes", "memory of such a graph, a page", (Goal(96),), unit="B"),
     Row("instructions", "instructions of a 64-byte commit, Rust, 4 KiB pages", unit="instructions"),

@@ -112,7 +112,7 @@ impl Propagation {
             return Ok(false);
         }
         let is_edit = self.done.is_some() && batch.manner == Manner::Change;
-        let alone = is_edit.then(|| structure::reached_alone(graph, edit, batch)).flatten();
+        let alone = is_edit.then(|| structure::reached_alone(graph, edit, base, batch)).flatten();
         let mut of_alone = None;
         let place = if alone.is_some() { &mut of_alone } else { &mut self.compiled };
         let graph = alone.as_ref().unwrap_or(graph);

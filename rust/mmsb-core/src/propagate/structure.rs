@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::title;
+use super::wave::is_changed;
 use crate::apply::{malformed, no_page};
 use crate::arena::Mem;
 use crate::catalog::Desc;
@@ -118,7 +119,12 @@ pub(super) fn follow(
 
 /// The part of the graph that a commit reaches, if that is at most one page from which nothing follows. A wave of one
 /// page is the same in every order, so it needs no plan of the whole graph: pages may be derived one by one.
-pub(super) fn reached_alone(graph: &Graph, edit: &Edit<'_>, batch: &Batch) -> Option<Graph> {
+pub(super) fn reached_alone(
+    graph: &Graph,
+    edit: &Edit<'_>,
+    base: &Root,
+    batch: &Batch,
+) -> Option<Graph> {
     let mem = edit.mem();
     let mut reached = None;
     let mut touched: BTreeSet<u64> =
@@ -128,9 +134,12 @@ pub(super) fn reached_alone(graph: &Graph, edit: &Edit<'_>, batch: &Batch) -> Op
         if Desc::at(mem, slot.desc).marks() != Marks::default() {
             return None;
         }
+        let before = table::get(mem, base.table, base.height, id);
         let is_derived = node_of(&mem, slot.desc).is_some_and(|node| node.is_derived());
-        let behind = graph.outs(id).map(|(dst, _)| dst);
-        for page in is_derived.then_some(id).into_iter().chain(behind) {
+        let is_due = is_derived && function_changed(mem, before.map(|slot| slot.desc), slot.desc);
+        let is_changed = is_changed(mem, before, &slot);
+        let behind = graph.outs(id).filter(|_| is_changed).map(|(dst, _)| dst);
+        for page in is_due.then_some(id).into_iter().chain(behind) {
             if *reached.get_or_insert(page) != page {
                 return None;
             }

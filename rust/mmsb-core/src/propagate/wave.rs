@@ -427,7 +427,7 @@ fn not_written(title: &str) -> Error {
 }
 
 /// Whether a page has other bytes or another shape than before the commit.
-fn is_changed(mem: Mem, before: Option<Slot>, slot: &Slot) -> bool {
+pub(super) fn is_changed(mem: Mem, before: Option<Slot>, slot: &Slot) -> bool {
     !has_shape_of(mem, before, slot)
         || !before.is_some_and(|before| page::same_range(mem, &before, slot, 0, slot.len))
 }
