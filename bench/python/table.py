@@ -30,6 +30,7 @@ class Row:
     unit: str = "us"
 
 
+NODE = (Goal(1.3, "plain loop"), Goal(1.3, "the same + crc32 + write"))
 ROWS = (
     Row("commit-4k", "64-byte commit, survives kill -9, Rust, 4 KiB pages", (Goal(0.3),)),
     Row("commit-1k", "the same, 1 KiB pages", (Goal(0.2),)),
@@ -97,10 +98,10 @@ ROWS = (
     Row(
         "wave-python",
         "derived page of 8 KiB in a chain of 300, Python function",
-        (Goal(1.3, "plain loop"),),
+        NODE,
     ),
-    Row("wave-python-fan", "the same, 300 pages of one source", (Goal(1.3, "plain loop"),)),
-    Row("wave-python-little", "the same chain, 8 bytes a page", (Goal(1.3, "plain loop"),)),
+    Row("wave-python-fan", "the same, 300 pages of one source", NODE),
+    Row("wave-python-little", "the same chain, 8 bytes a page", NODE),
     Row("wave-batch", "derived page of 8 bytes, 1,000 in one call of Python", (Goal(0.03),)),
     Row(
         "graph-plan",

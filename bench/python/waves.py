@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,24 @@ def _loop(length: int, fan: bool) -> Callable[[int], None]:
             source[:] = value
             for function, x, out in calls:
                 function(x, out)
+
+    return turn
+
+
+def _logged(length: int, fan: bool, folder: Path) -> Callable[[int], None]:
+    """The same, and what each node gave is written to a file, as a log would have to."""
+    values, source = _inputs(length), np.zeros(length)
+    arrays = [source, *(np.zeros(length) for _ in range(NODES))]
+    calls = [(add_one, arrays[_source(n, fan)], arrays[n]) for n in range(1, NODES + 1)]
+    file = (folder / f"log-{length}-{fan}").open("ab", buffering=0)
+
+    def turn(count: int) -> None:
+        for value in itertools.islice(values, count):
+            source[:] = value
+            for function, x, out in calls:
+                function(x, out)
+                zlib.crc32(out)
+                file.write(out)
 
     return turn
 
@@ -100,6 +120,7 @@ def _nodes(row: str, folder: Path, length: int, fan: bool, effort: Effort) -> li
             row,
             [
                 ("floor", "plain loop", _loop(length, fan)),
+                ("floor", "the same + crc32 + write", _logged(length, fan, folder)),
                 ("peer", "reaktiv", _reaktiv(length, fan)),
                 ("peer", "loman", _loman(length, fan)),
                 ("mmsb", "MMSB", _ours(bus, length, fan)),
@@ -111,8 +132,7 @@ def _nodes(row: str, folder: Path, length: int, fan: bool, effort: Effort) -> li
 
 def _batch(folder: Path, effort: Effort) -> list[Figure]:
     """A function that computes many pages of one number in a call."""
-    ids = np.arange(1, BATCH + 1, dtype=np.uint64)
-    values = itertools.cycle(list(np.random.default_rng(1).random((7, BATCH, 1))))
+    values = _inputs(1)
     stack, out = np.zeros((BATCH, 1)), np.zeros((BATCH, 1))
 
     def floor(count: int) -> None:
@@ -121,17 +141,14 @@ def _batch(folder: Path, effort: Effort) -> list[Figure]:
             add_one(stack, out)
 
     with mmsb.create(folder / "batch.mmsb", durability="os") as bus:
+        source = bus.create_page("x", data=[0.0])
         with bus.transaction() as tx:
             for n in range(BATCH):
-                tx.create_page(f"x{n}", data=[0.0])
-        with bus.transaction() as tx:
-            for n in range(BATCH):
-                tx.derive(f"y{n}", [f"x{n}"], 1, batch=True)(add_one)
-        offsets = np.zeros(BATCH, np.uint64)
+                tx.derive(f"y{n}", [source], 1, batch=True)(add_one)
 
         def ours(count: int) -> None:
             for value in itertools.islice(values, count):
-                bus.write_many(ids, offsets, value.view(np.uint8))
+                source[...] = value
 
         return run(
             "wave-batch",
@@ -143,6 +160,8 @@ def _batch(folder: Path, effort: Effort) -> list[Figure]:
 
 def wave_rows(folder: Path, effort: Effort) -> Iterator[Figure]:
     folder.mkdir(parents=True)
+    # reaktiv asks for a chain by recursion.
+    sys.setrecursionlimit(100 * NODES)
     yield from _nodes("wave-python", folder, 1024, False, effort)
     yield from _nodes("wave-python-fan", folder, 1024, True, effort)
     yield from _nodes("wave-python-little", folder, 1, False, effort)

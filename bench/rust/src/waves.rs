@@ -314,7 +314,7 @@ pub fn graph(dir: &Path, effort: Effort) -> Res<()> {
         Ok(timed(|| {
             (0..ops).try_for_each(|_| {
                 stamp += 1;
-                edit(&bus, &shape, 1, stamp % 2 == 0)?;
+                edit(&bus, &shape, 1, stamp.is_multiple_of(2))?;
                 // The next commit about any page of the graph makes the plan; nothing follows from this one.
                 let mut batch = Batch::new();
                 batch.set_meta(id(shape.nodes.len()), ["", r#"{"a":1}"#][stamp as usize % 2]);

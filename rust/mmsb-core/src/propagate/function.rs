@@ -124,7 +124,8 @@ impl Call<'_> {
     pub(super) fn is_like(&self, other: &Call<'_>) -> bool {
         let is_like = |(a, b): (&Slot, &Slot)| {
             let (one, two) = (Desc::at(self.mem, a.desc), Desc::at(self.mem, b.desc));
-            a.len == b.len && one.dtype() == two.dtype() && one.shape().eq(two.shape())
+            a.desc == b.desc
+                || a.len == b.len && one.dtype() == two.dtype() && one.shape().eq(two.shape())
         };
         self.inputs.len() == other.inputs.len()
             && std::iter::once((&self.slot, &other.slot))
