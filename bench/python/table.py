@@ -108,9 +108,8 @@ ROWS = (
         "commit behind an edit of a graph of {pages} pages, four inputs each, Rust",
         (Goal(150_000),),
     ),
-    Row("graph-load", "the first edit after opening"),
     Row("graph-edge", "edge added or taken away, 1,000 a commit, Rust", (Goal(0.1),)),
-    Row("graph-bytes", "memory of such a graph, a page", (Goal(96),), unit="B"),
+    Row("graph-bytes", "memory of such a graph and its plan, a page", (Goal(96),), unit="B"),
     Row("instructions", "instructions of a 64-byte commit, Rust, 4 KiB pages", unit="instructions"),
 )
 

@@ -39,6 +39,11 @@ fn main() -> Res<()> {
     {
         return some_commits(who, count.parse()?, Path::new(dir));
     }
+    if let [verb, last, dir] = args.as_slice()
+        && verb == "graph"
+    {
+        return waves::graph_child(last.parse()?, Path::new(dir));
+    }
     let mut rest = args.iter();
     let dir = PathBuf::from(rest.next().ok_or(USAGE)?);
     let mut effort = Effort {

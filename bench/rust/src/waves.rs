@@ -2,6 +2,7 @@
 //! nothing, and what the graph itself costs.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use mmsb_core::{Batch, Bus, Durability, Form, How, Kind, Mode, NewPage, Node, Options};
@@ -302,31 +303,31 @@ pub fn graph(dir: &Path, effort: Effort) -> Res<()> {
     let nodes = effort.pages as usize;
     let shape = Shape::mesh(nodes / 16, 15);
     drop(Waves::load(&dir.join("mmsb"), &shape)?);
-    let options = Options { durability: Some(Durability::Os), ..Options::default() };
-    let bus = Bus::open(&dir.join("mmsb"), Mode::ReadWrite, &options, &mut |_, _| {})?;
-    let before = status("RssAnon")?;
-    let ((), took) = timed(|| edit(&bus, &shape, 1, true).map(drop))?;
+    let child = Command::new(std::env::current_exe()?)
+        .args(["graph", &shape.nodes.len().to_string()])
+        .arg(dir.join("mmsb"))
+        .output()?;
+    if !child.status.success() {
+        return Err(String::from_utf8_lossy(&child.stderr).into());
+    }
+    let bytes: f64 = String::from_utf8(child.stdout)?.trim().parse()?;
     let all = (shape.sources + shape.nodes.len()) as f64;
-    report("graph-load", Role::Mmsb, "MMSB", &mut [took.as_secs_f64() * 1e6]);
+    report("graph-bytes", Role::Mmsb, "MMSB", &mut [bytes / all]);
+    let bus = reopen(&dir.join("mmsb"))?;
     let mut stamp = 0_u64;
     let mut race = Race::new("graph-plan", 1);
     race.enter(Role::Mmsb, "MMSB", |ops| {
         Ok(timed(|| {
             (0..ops).try_for_each(|_| {
                 stamp += 1;
-                edit(&bus, &shape, 1, stamp.is_multiple_of(2))?;
-                // The next commit about any page of the graph makes the plan; nothing follows from this one.
-                let mut batch = Batch::new();
-                batch.set_meta(id(shape.nodes.len()), ["", r#"{"a":1}"#][stamp as usize % 2]);
-                bus.commit(&mut batch, None, &HOW)?;
-                Ok(())
+                edit(&bus, &shape, 1, !stamp.is_multiple_of(2))?;
+                make_plan(&bus, id(shape.nodes.len()), stamp)
             })
         })?
         .1)
     });
     race.run(effort)?;
     drop(race);
-    report("graph-bytes", Role::Mmsb, "MMSB", &mut [(status("RssAnon")? - before) / all]);
 
     // Each of these edges goes from a layer to the next one, and back again.
     let small = Shape::mesh(1024, 15);
@@ -343,6 +344,28 @@ pub fn graph(dir: &Path, effort: Effort) -> Res<()> {
         .1)
     });
     race.run(effort)
+}
+
+/// The child of `graph`: prints the bytes of memory, beside the pages, that a store takes with its graph and plan.
+pub fn graph_child(last: u64, dir: &Path) -> Res<()> {
+    let before = status("RssAnon")?;
+    let bus = reopen(dir)?;
+    make_plan(&bus, last, 1)?;
+    println!("{}", status("RssAnon")? - before);
+    Ok(())
+}
+
+fn reopen(dir: &Path) -> Res<Bus> {
+    let options = Options { durability: Some(Durability::Os), ..Options::default() };
+    Ok(Bus::open(dir, Mode::ReadWrite, &options, &mut |_, _| {})?)
+}
+
+/// A commit about a page of the graph from which nothing follows: it makes the plan if there is none.
+fn make_plan(bus: &Bus, page: u64, stamp: u64) -> Res<()> {
+    let mut batch = Batch::new();
+    batch.set_meta(page, &format!(r#"{{"a":{stamp}}}"#));
+    bus.commit(&mut batch, None, &HOW)?;
+    Ok(())
 }
 
 /// Links so many sources to nodes of the next layer, or takes the links away.
