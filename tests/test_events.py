@@ -679,11 +679,10 @@ def test_closing_tells_of_all_commits_that_came_about(store: Path, again: int) -
     """Those too that wait for a sync while the bus is closed."""
     bus = mmsb.create(store)
     events, done, some = bus.subscribe(maxsize=10**6), list[int](), threading.Semaphore(0)
-    for n in range(4):
-        bus.create_page(f"p{n}", data=0)
+    pages = [bus.create_page(f"p{n}", data=0) for n in range(4)]
 
-    def write(n: int) -> None:
-        page, value = bus[f"p{n}"], 0
+    def write(page: mmsb.Page) -> None:
+        value = 0
         with pytest.raises((mmsb.ClosedError, mmsb.CommitOutcomeUnknownError)):
             while value := value + 1:
                 done.append(page.write(value))
@@ -694,7 +693,7 @@ def test_closing_tells_of_all_commits_that_came_about(store: Path, again: int) -
             some.acquire()
         bus.close()
 
-    run_all(close, *(functools.partial(write, n) for n in range(4)))
+    run_all(close, *(functools.partial(write, page) for page in pages))
     told = epochs(list(events))
     assert told == list(range(1, len(told) + 1)) and set(done) <= set(told)
 

@@ -138,6 +138,7 @@ impl Propagation {
         if ran.is_err() {
             compiled.give_up();
         }
+        self.room.shrink();
         ran?;
         Ok(batch.len() > before)
     }

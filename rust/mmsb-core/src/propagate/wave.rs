@@ -35,6 +35,8 @@ type Tried<T> = std::result::Result<T, Failure>;
 
 /// Bytes that a write takes beside its data: many small changes cost more apart than together.
 const APART: u64 = 16;
+/// Bytes that each part of a room keeps for the next wave at most.
+pub(super) const KEPT: usize = 32 << 20;
 /// Inputs that need no memory of their own.
 const FEW: usize = 6;
 
@@ -53,6 +55,20 @@ pub(super) struct Room {
     slots: Vec<(u64, Slot)>,
     level: Vec<u32>,
     ahead: Ahead,
+}
+
+impl Room {
+    /// Gives memory of large pages back.
+    pub(super) fn shrink(&mut self) {
+        let all = self.gathered.iter_mut().chain([&mut self.out, &mut self.ahead.out]);
+        all.filter(|bytes| bytes.capacity() > KEPT).for_each(|bytes| *bytes = Vec::new());
+    }
+
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        let all = self.gathered.iter().chain([&self.out, &self.ahead.out]);
+        all.map(Vec::capacity).sum()
+    }
 }
 
 pub(super) struct Wave<'a, 'e> {

@@ -99,3 +99,27 @@ fn a_failed_edit_leaves_the_graph_as_it_was() {
     write(&bus, 2, &[6, 6]).unwrap();
     assert_eq!((sum.ran(), bytes(&bus, 3)), (vec![3], vec![6, 6]));
 }
+
+#[test]
+fn memory_of_large_pages_is_given_back() {
+    let bus = Bus::memory(&Options { threads: Some(2), ..Options::default() }).unwrap();
+    let len = wave::KEPT as u64 + 1;
+    commit(&bus, |batch| {
+        for id in 1..=3 {
+            batch.create(id, &NewPage::bytes(&[len]));
+            let text = "a + 1";
+            let native = Node { form: Form::Native, text, inputs: vec![1], ..node(&[]) };
+            if id > 1 {
+                batch.node(id, Some(&native));
+            }
+        }
+    })
+    .unwrap();
+    write(&bus, 1, &[7]).unwrap();
+    assert_eq!(
+        (bytes(&bus, 2)[..2].to_vec(), bytes(&bus, 3)[..2].to_vec()),
+        (vec![8, 1], vec![8, 1])
+    );
+    let seq = crate::sync::lock(&bus.core().unwrap().sequencer);
+    assert!(seq.propagation.room.bytes() < len as usize, "none of them is as large as a page");
+}

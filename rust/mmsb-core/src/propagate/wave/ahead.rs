@@ -20,7 +20,7 @@ use crate::{Result, page};
 #[derive(Default)]
 pub(super) struct Ahead {
     /// Bytes of earlier levels are overwritten.
-    out: Vec<u8>,
+    pub(super) out: Vec<u8>,
     used: usize,
     /// In the order of their positions.
     given: Vec<Given>,
