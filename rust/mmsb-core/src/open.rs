@@ -4,8 +4,8 @@
 mod tests;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::arena::BLOCK;
@@ -450,10 +450,13 @@ impl Bus {
     }
 }
 
-/// Threads that the machine runs at once; model checkers have their own.
+/// Threads that the machine runs at once; model checkers have their own. Asked once: the answer is in files of the
+/// system, whose reading takes longer than the rest of opening a small store.
 fn threads() -> usize {
+    static THREADS: OnceLock<usize> = OnceLock::new();
     let is_modelled = cfg!(any(loom, shuttle));
-    if is_modelled { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) }
+    let ask = || std::thread::available_parallelism().map_or(1, usize::from);
+    if is_modelled { 1 } else { *THREADS.get_or_init(ask) }
 }
 
 /// What makes one bus another than the next.

@@ -9,20 +9,28 @@ pub struct Args {
     pub cases: Option<u64>,
     /// Goes on for this long instead.
     pub seconds: Option<u64>,
-    /// Threads that work side by side.
+    /// Threads, or processes, that work side by side.
     pub threads: usize,
+    /// The part of the run that is this process's.
+    pub part: Option<usize>,
     /// The command that repeats the run.
     pub command: String,
 }
 
 impl Args {
-    /// Reads `--seed N --cases N --seconds N --threads N`.
+    /// Reads `--seed N --cases N --seconds N --threads N`, and `--part N`, which a run gives to the processes it starts.
     ///
     /// # Errors
     /// What is not understood, in words.
     pub fn parse(harness: &str, given: impl Iterator<Item = String>) -> Result<Args, String> {
-        let mut args =
-            Args { seed: 1, cases: None, seconds: None, threads: 2, command: String::new() };
+        let mut args = Args {
+            seed: 1,
+            cases: None,
+            seconds: None,
+            threads: 2,
+            part: None,
+            command: String::new(),
+        };
         let given: Vec<String> = given.collect();
         for pair in given.chunks(2) {
             let number = pair.get(1).and_then(|text| text.parse::<u64>().ok());
@@ -34,6 +42,7 @@ impl Args {
                 "--cases" => args.cases = Some(number),
                 "--seconds" => args.seconds = Some(number),
                 "--threads" => args.threads = number.max(1) as usize,
+                "--part" => args.part = Some(number as usize),
                 other => {
                     return Err(format!(
                         "{other} is unknown; try --seed, --cases, --seconds, --threads"

@@ -13,11 +13,11 @@ mod image;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::args::Args;
 use crate::model::{Act, Driver, Ledger, State, alphabet, random_act};
+use crate::parts::PARTS;
 use crate::rng::{Rng, mix};
 use crate::sim::{Disk, Point, SimVfs, Variant, kills, losses};
-use crate::work::{attempt, side_by_side};
+use crate::work::attempt;
 
 pub use figures::{Outcome, deep, run, short};
 pub use image::{Law, Lives, SETUPS, Seen, Setup, check, dir, state_numbers};
@@ -86,14 +86,24 @@ impl Tally {
         self.lost + self.killed
     }
 
+    fn numbers(&self) -> [u64; 10] {
+        let Tally { cases, points, lost, killed, same, lives, .. } = self;
+        let Lives { closed, killed: ended, lost: gone, finished, read } = lives;
+        [*cases, *points, *lost, *killed, *same, *closed, *ended, *gone, *finished, *read]
+    }
+
+    fn of(numbers: [u64; 10]) -> Tally {
+        let [cases, points, lost, killed, same, closed, ended, gone, finished, read] = numbers;
+        let lives = Lives { closed, killed: ended, lost: gone, finished, read };
+        Tally { cases, points, lost, killed, same, lives, failures: vec![] }
+    }
+
     fn add(&mut self, other: Tally) {
-        self.cases += other.cases;
-        self.points += other.points;
-        self.lost += other.lost;
-        self.killed += other.killed;
-        self.same += other.same;
-        self.lives = self.lives.and(other.lives);
-        self.failures.extend(other.failures);
+        let (mut sum, more) = (self.numbers(), other.numbers());
+        sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+        let mut failures = std::mem::take(&mut self.failures);
+        failures.extend(other.failures);
+        *self = Tally { failures, ..Tally::of(sum) };
     }
 }
 
@@ -296,16 +306,18 @@ pub(crate) fn random(seed: u64, acts: u64) -> Workload {
 
 /// One run of the harness, bit by bit.
 struct Run {
-    threads: usize,
+    /// Every so many-th case, from which on.
+    every: usize,
+    first: usize,
     scale: Scale,
     seen: Seen,
     until: Option<Instant>,
 }
 
 impl Run {
-    fn new(args: &Args, exhaustive: usize, cuts: usize) -> Run {
-        let scale = Scale { seed: args.seed, exhaustive, cuts, deeper: 1, by_turns: None };
-        Run { threads: args.threads, scale, seen: Seen::default(), until: None }
+    fn of_part(part: usize, seed: u64, exhaustive: usize, cuts: usize) -> Run {
+        let scale = Scale { seed, exhaustive, cuts, deeper: 1, by_turns: None };
+        Run { every: PARTS, first: part, scale, seen: Seen::default(), until: None }
     }
 }
 
@@ -317,19 +329,16 @@ impl Run {
         self.seen.failures() >= ENOUGH || self.until.is_some_and(|until| Instant::now() >= until)
     }
 
-    fn all(&self, count: usize, case: impl Fn(usize) -> Tally + Sync) -> Tally {
+    fn all(&self, count: usize, case: impl Fn(usize) -> Tally) -> Tally {
         let mut tally = Tally::default();
-        side_by_side(
-            self.threads,
-            count,
-            |index| {
-                let one = if self.is_over() { Tally::default() } else { case(index) };
-                self.seen.note_failures(one.failures.len());
-                one
-            },
-            |one| tally.add(one),
-        );
-        tally.failures.sort_unstable();
+        for index in (self.first..count).step_by(self.every) {
+            if self.is_over() {
+                break;
+            }
+            let one = case(index);
+            self.seen.note_failures(one.failures.len());
+            tally.add(one);
+        }
         tally
     }
 

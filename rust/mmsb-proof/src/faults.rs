@@ -9,10 +9,11 @@ use crate::crash::{
     Law, SETUPS, Seen, Setup, Workload, check, dir, random, some_life, state_numbers, workload,
 };
 use crate::model::{Act, Driver, Ledger, Opens, State, alphabet, check_snapshot, of_storage};
+use crate::parts::{self, PARTS};
 use crate::report::Row;
 use crate::rng::{Rng, mix};
 use crate::sim::{Disk, Fault, Plan, SimVfs, order};
-use crate::work::{attempt, side_by_side};
+use crate::work::attempt;
 
 use std::sync::Arc;
 
@@ -82,8 +83,9 @@ impl Tally {
     }
 
     #[allow(clippy::print_stderr)]
-    fn progress(&self, what: &str) {
-        eprintln!("faults: {what}: {} runs so far, {} failures", self.runs, self.failures.len());
+    fn progress(&self, part: usize, what: &str) {
+        let Tally { runs, failures, .. } = self;
+        eprintln!("faults: part {part}: {what}: {runs} runs, {} failures", failures.len());
     }
 
     /// Shows the first failures, and says how many there are.
@@ -292,16 +294,17 @@ fn one(case: Case<'_>, plan: Plan, seen: &Seen, tally: &mut Tally) {
 }
 
 struct Run {
-    threads: usize,
+    /// Every so many-th case, from which on.
+    every: usize,
+    first: usize,
     seed: u64,
     seen: Seen,
 }
 
 impl Run {
-    fn all(&self, count: usize, case: impl Fn(usize) -> Tally + Sync) -> Tally {
+    fn all(&self, count: usize, case: impl Fn(usize) -> Tally) -> Tally {
         let mut tally = Tally::default();
-        side_by_side(self.threads, count, case, |one| tally.add(one));
-        tally.failures.sort_unstable();
+        (self.first..count).step_by(self.every).for_each(|index| tally.add(case(index)));
         tally
     }
 
@@ -367,28 +370,27 @@ impl Run {
 
 /// The short form: some seconds.
 pub fn short(seed: u64) -> Tally {
-    let run = Run { threads: 2, seed, seen: Seen::default() };
+    let run = Run { every: 1, first: 0, seed, seen: Seen::default() };
     let mut tally = run.single(16);
     tally.add(run.random(0, 8, 16));
     tally
 }
 
-/// The harness at its full figures.
-pub fn run(args: &Args) -> Vec<Row<'static>> {
-    let run = Run { threads: args.threads, seed: args.seed, seen: Seen::default() };
+fn part_of(args: &Args, part: usize) -> [u64; 6] {
+    let run = Run { every: PARTS, first: part, seed: args.seed, seen: Seen::default() };
     let mut tally = run.creation();
     match args.cases {
         None => {
-            tally.progress("creation");
+            tally.progress(part, "creation");
             tally.add(run.single(1));
-            tally.progress("one act");
+            tally.progress(part, "one act");
             tally.add(run.pairs());
-            tally.progress("two acts");
+            tally.progress(part, "two acts");
             tally.add(run.random(0, 512, 16));
         }
         Some(least) => {
             let (mut done, before) = (0, tally.runs);
-            while tally.runs < before + least {
+            while tally.runs < before + least.div_ceil(PARTS as u64) {
                 tally.add(run.random(done, 16, 16));
                 done += 16;
             }
@@ -396,6 +398,13 @@ pub fn run(args: &Args) -> Vec<Row<'static>> {
     }
     assert!(tally.report() == 0, "the failures are above");
     let Tally { workloads, runs, syncs, ended, images, .. } = tally;
+    [workloads, runs, syncs, ended, images, order::checks()]
+}
+
+/// The harness at its full figures.
+pub fn run(args: &Args) -> Vec<Row<'static>> {
+    let Some(numbers) = parts::sum(args, |part| part_of(args, part)) else { return vec![] };
+    let [workloads, runs, syncs, ended, images, checks] = numbers;
     let row = |id, row, tried, count| Row::of(args, id, row, tried, count);
     vec![
         row(
@@ -420,7 +429,7 @@ pub fn run(args: &Args) -> Vec<Row<'static>> {
             "order of writes",
             "log before acknowledgement, log durable before its checkpoint is named, sync before rename, no failed sync \
              asked for again: on in every run of this and of `crash`",
-            format!("{} checks in this one", order::checks()),
+            format!("{checks} checks in this one"),
         ),
     ]
 }

@@ -12,6 +12,7 @@ pub mod format;
 pub mod hostile;
 pub mod kills;
 pub mod model;
+pub mod parts;
 pub mod peak;
 pub mod properties;
 pub mod report;

@@ -11,7 +11,14 @@ use mmsb_proof::sim::{Fault, Plan, SimVfs};
 use mmsb_proof::{damage, hostile};
 
 fn args(cases: u64) -> Args {
-    Args { seed: 1, cases: Some(cases), seconds: None, threads: 2, command: String::new() }
+    Args {
+        seed: 1,
+        cases: Some(cases),
+        seconds: None,
+        threads: 2,
+        part: None,
+        command: String::new(),
+    }
 }
 
 #[test]

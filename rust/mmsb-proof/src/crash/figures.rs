@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Lives, Run, Scale, Seen, Tally};
+use super::{Lives, Run, Seen, Tally};
 use crate::args::Args;
+use crate::parts::{self, PARTS};
 use crate::report::Row;
 
 /// What the parts of a run found.
@@ -26,9 +27,21 @@ impl Outcome {
     }
 
     #[allow(clippy::print_stderr)]
-    fn progress(&self, what: &str) {
+    fn progress(&self, part: usize, what: &str) {
         let failures = self.failures().count();
-        eprintln!("crash: {what}: {} images so far, {failures} failures", self.images());
+        eprintln!("crash: part {part}: {what}: {} images, {failures} failures", self.images());
+    }
+
+    /// Of a part in which nothing went wrong.
+    fn numbers(&self) -> [u64; 20] {
+        assert!(self.report() == 0, "the failures are above");
+        let both = [self.workloads.numbers(), self.recoveries.numbers()];
+        std::array::from_fn(|n| both[n / 10][n % 10])
+    }
+
+    fn of(numbers: [u64; 20]) -> Outcome {
+        let half = |from| Tally::of(std::array::from_fn(|n| numbers[from + n]));
+        Outcome { workloads: half(0), recoveries: half(10) }
     }
 
     /// Shows the first failures, and says how many there are.
@@ -39,25 +52,31 @@ impl Outcome {
     }
 }
 
-/// The short form: some seconds.
+/// The short form: half a minute.
 pub fn short(seed: u64) -> Outcome {
-    let scale = Scale { seed, exhaustive: 3, cuts: 8, deeper: 1, by_turns: None };
-    let run = Run { threads: 2, scale, seen: Seen::default(), until: None };
+    let run = Run { every: 1, first: 0, ..Run::of_part(0, seed, 3, 8) };
     let mut out = Outcome::default();
     out.workloads.add(run.enumerate(false, 1, false));
-    out.workloads.add(run.enumerate(true, 1, false));
-    out.workloads.add(run.random(0, 4, false));
-    out.recoveries.add(run.recoveries(0, 2));
-    out.recoveries.add(run.chains(0, 200));
+    out.workloads.add(run.enumerate(true, 1, true));
+    out.workloads.add(run.random(0, 2, true));
+    out.recoveries.add(run.recoveries(0, 1));
+    out.recoveries.add(run.chains(0, 100));
     out
 }
 
 /// The harness at its full figures.
 pub fn run(args: &Args) -> Vec<Row<'static>> {
-    if let Some(seconds) = args.seconds {
-        return soak(args, seconds);
-    }
-    let run = Run::new(args, 4, 16);
+    let part = |part| match args.seconds {
+        Some(seconds) => soak(args, part, seconds),
+        None => points(args, part),
+    };
+    let Some(numbers) = parts::sum(args, |number| part(number).numbers()) else { return vec![] };
+    let out = Outcome::of(numbers);
+    if args.seconds.is_some() { soaked(args, &out) } else { rows(args, &out) }
+}
+
+fn points(args: &Args, part: usize) -> Outcome {
+    let run = Run::of_part(part, args.seed, 4, 16);
     let mut out = Outcome::default();
     let all = args.cases.is_none();
     for acts in 1..=if all { 2 } else { 1 } {
@@ -65,33 +84,35 @@ pub fn run(args: &Args) -> Vec<Row<'static>> {
         out.workloads.add(run.enumerate(true, acts, false));
     }
     if all {
-        out.progress("workloads of one and two acts");
+        out.progress(part, "workloads of one and two acts");
         out.workloads.add(run.enumerate(false, 3, true));
-        out.progress("workloads of three acts");
+        out.progress(part, "workloads of three acts");
     }
-    let least = args.cases.unwrap_or(1_000_000);
+    let least = args.cases.unwrap_or(1_000_000).div_ceil(PARTS as u64);
     let mut done = 0;
     while out.recoveries.images() < least / 5 && !run.is_over() {
         out.recoveries.add(run.recoveries(done, 16));
         out.recoveries.add(run.chains(done * 128, 2048));
         done += 16;
     }
-    out.progress("crashes in recovery");
+    out.progress(part, "crashes in recovery");
     let mut done = 0;
     while (done < 1000 && all || out.images() < least) && !run.is_over() {
         out.workloads.add(run.random(done, 40, all));
         done += 40;
     }
-    rows(args, &out)
+    out
 }
 
 /// All workloads of three acts, every moment left in all ways: hours.
 pub fn deep(args: &Args) -> Vec<Row<'static>> {
-    let run = Run::new(args, 4, 16);
-    let out = Outcome { workloads: run.enumerate(false, 3, false), ..Outcome::default() };
-    assert!(out.report() == 0, "the failures are above");
-    let Tally { cases, points, same, .. } = out.workloads;
-    let images = out.workloads.images();
+    let part = |part| {
+        let workloads = Run::of_part(part, args.seed, 4, 16).enumerate(false, 3, false);
+        Outcome { workloads, ..Outcome::default() }
+    };
+    let Some(numbers) = parts::sum(args, |number| part(number).numbers()) else { return vec![] };
+    let Tally { cases, points, same, lost, killed, .. } = Outcome::of(numbers).workloads;
+    let images = lost + killed;
     vec![Row::of(
         args,
         "01-crash-deep",
@@ -105,9 +126,10 @@ pub fn deep(args: &Args) -> Vec<Row<'static>> {
 }
 
 /// Random workloads with ever new seeds.
-fn soak(args: &Args, seconds: u64) -> Vec<Row<'static>> {
-    let until = Some(Instant::now() + Duration::from_secs(seconds));
-    let mut run = Run { until, ..Run::new(args, 10, 200) };
+fn soak(args: &Args, part: usize, seconds: u64) -> Outcome {
+    let share = seconds * args.threads.min(PARTS) as u64 / PARTS as u64;
+    let until = Some(Instant::now() + Duration::from_secs(share));
+    let mut run = Run { until, ..Run::of_part(part, args.seed, 10, 200) };
     let mut out = Outcome::default();
     while !run.is_over() {
         out.workloads.add(run.random(0, 64, false));
@@ -116,7 +138,10 @@ fn soak(args: &Args, seconds: u64) -> Vec<Row<'static>> {
         run.scale.seed += 1;
         run.seen = Seen::default();
     }
-    assert!(out.report() == 0, "the failures are above");
+    out
+}
+
+fn soaked(args: &Args, out: &Outcome) -> Vec<Row<'static>> {
     let images = out.images();
     let same = out.workloads.same + out.recoveries.same;
     vec![Row::of(
@@ -130,7 +155,6 @@ fn soak(args: &Args, seconds: u64) -> Vec<Row<'static>> {
 }
 
 fn rows(args: &Args, out: &Outcome) -> Vec<Row<'static>> {
-    assert!(out.report() == 0, "the failures are above");
     let Outcome { workloads, recoveries } = out;
     let row = |id, row, tried, count| Row::of(args, id, row, tried, count);
     let images = out.images();
