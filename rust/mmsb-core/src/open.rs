@@ -4,8 +4,8 @@
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::arena::BLOCK;
@@ -426,8 +426,7 @@ impl Bus {
     fn assemble(core: Arc<Core>, past: Arc<Past>, made: Made<'_>) -> Bus {
         let Made { mode, in_memory, durability, segment, opened, .. } = made;
         let read_end = opened.as_ref().filter(|_| mode == Mode::Read).map(|&(_, end)| end);
-        let threads = made.options.threads.unwrap_or_else(threads);
-        lock(&core.sequencer).propagation.set_threads(threads);
+        lock(&core.sequencer).propagation.set_threads(made.options.threads);
         let (log, pages) = core.log_and_page_bytes();
         let checkpointed = made.checkpoint.unwrap_or(0);
         let keeper = Keeper::new(made.options.checkpoint_every, log, pages, checkpointed);
@@ -448,15 +447,6 @@ impl Bus {
             read_end,
         })
     }
-}
-
-/// Threads that the machine runs at once; model checkers have their own. Asked once: the answer is in files of the
-/// system, whose reading takes longer than the rest of opening a small store.
-fn threads() -> usize {
-    static THREADS: OnceLock<usize> = OnceLock::new();
-    let is_modelled = cfg!(any(loom, shuttle));
-    let ask = || std::thread::available_parallelism().map_or(1, usize::from);
-    if is_modelled { 1 } else { *THREADS.get_or_init(ask) }
 }
 
 /// What makes one bus another than the next.

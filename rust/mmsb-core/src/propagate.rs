@@ -71,8 +71,8 @@ pub(crate) enum Manner {
 }
 
 impl Propagation {
-    /// How many threads may compute pages of one level side by side.
-    pub(crate) fn set_threads(&mut self, most: usize) {
+    /// How many threads may compute pages of one level side by side; without a number, as many as the machine runs.
+    pub(crate) fn set_threads(&mut self, most: Option<usize>) {
         self.threads = Threads::new(most);
     }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::model::{Act, Driver, Ledger, State, alphabet, random_act};
-use crate::parts::PARTS;
+use crate::parts::Part;
 use crate::rng::{Rng, mix};
 use crate::sim::{Disk, Point, SimVfs, Variant, kills, losses};
 use crate::work::attempt;
@@ -306,18 +306,16 @@ pub(crate) fn random(seed: u64, acts: u64) -> Workload {
 
 /// One run of the harness, bit by bit.
 struct Run {
-    /// Every so many-th case, from which on.
-    every: usize,
-    first: usize,
+    part: Part,
     scale: Scale,
     seen: Seen,
     until: Option<Instant>,
 }
 
 impl Run {
-    fn of_part(part: usize, seed: u64, exhaustive: usize, cuts: usize) -> Run {
+    fn new(part: Part, seed: u64, exhaustive: usize, cuts: usize) -> Run {
         let scale = Scale { seed, exhaustive, cuts, deeper: 1, by_turns: None };
-        Run { every: PARTS, first: part, scale, seen: Seen::default(), until: None }
+        Run { part, scale, seen: Seen::default(), until: None }
     }
 }
 
@@ -331,7 +329,7 @@ impl Run {
 
     fn all(&self, count: usize, case: impl Fn(usize) -> Tally) -> Tally {
         let mut tally = Tally::default();
-        for index in (self.first..count).step_by(self.every) {
+        for index in self.part.cases(count) {
             if self.is_over() {
                 break;
             }

@@ -9,7 +9,7 @@ use crate::crash::{
     Law, SETUPS, Seen, Setup, Workload, check, dir, random, some_life, state_numbers, workload,
 };
 use crate::model::{Act, Driver, Ledger, Opens, State, alphabet, check_snapshot, of_storage};
-use crate::parts::{self, PARTS};
+use crate::parts::{self, Part};
 use crate::report::Row;
 use crate::rng::{Rng, mix};
 use crate::sim::{Disk, Fault, Plan, SimVfs, order};
@@ -83,9 +83,9 @@ impl Tally {
     }
 
     #[allow(clippy::print_stderr)]
-    fn progress(&self, part: usize, what: &str) {
+    fn progress(&self, part: Part, what: &str) {
         let Tally { runs, failures, .. } = self;
-        eprintln!("faults: part {part}: {what}: {runs} runs, {} failures", failures.len());
+        eprintln!("faults: {part}: {what}: {runs} runs, {} failures", failures.len());
     }
 
     /// Shows the first failures, and says how many there are.
@@ -294,9 +294,7 @@ fn one(case: Case<'_>, plan: Plan, seen: &Seen, tally: &mut Tally) {
 }
 
 struct Run {
-    /// Every so many-th case, from which on.
-    every: usize,
-    first: usize,
+    part: Part,
     seed: u64,
     seen: Seen,
 }
@@ -304,7 +302,7 @@ struct Run {
 impl Run {
     fn all(&self, count: usize, case: impl Fn(usize) -> Tally) -> Tally {
         let mut tally = Tally::default();
-        (self.first..count).step_by(self.every).for_each(|index| tally.add(case(index)));
+        self.part.cases(count).for_each(|index| tally.add(case(index)));
         tally
     }
 
@@ -370,14 +368,14 @@ impl Run {
 
 /// The short form: some seconds.
 pub fn short(seed: u64) -> Tally {
-    let run = Run { every: 1, first: 0, seed, seen: Seen::default() };
+    let run = Run { part: Part::ALL, seed, seen: Seen::default() };
     let mut tally = run.single(16);
     tally.add(run.random(0, 8, 16));
     tally
 }
 
-fn part_of(args: &Args, part: usize) -> [u64; 6] {
-    let run = Run { every: PARTS, first: part, seed: args.seed, seen: Seen::default() };
+fn part_of(args: &Args, part: Part) -> [u64; 6] {
+    let run = Run { part, seed: args.seed, seen: Seen::default() };
     let mut tally = run.creation();
     match args.cases {
         None => {
@@ -390,7 +388,7 @@ fn part_of(args: &Args, part: usize) -> [u64; 6] {
         }
         Some(least) => {
             let (mut done, before) = (0, tally.runs);
-            while tally.runs < before + least.div_ceil(PARTS as u64) {
+            while tally.runs < before + part.share(least) {
                 tally.add(run.random(done, 16, 16));
                 done += 16;
             }

@@ -32,25 +32,34 @@ impl Task<'_> {
 #[derive(Default)]
 pub(super) struct Threads {
     /// How many there may be; 0 and 1 are none beside the one that commits.
-    most: usize,
+    most: OnceLock<usize>,
     pool: OnceLock<Option<ThreadPool>>,
 }
 
 impl Threads {
-    pub(super) fn new(most: usize) -> Threads {
-        Threads { most, ..Threads::default() }
+    /// Without a number, as many as the machine runs at once.
+    pub(super) fn new(most: Option<usize>) -> Threads {
+        Threads { most: most.map_or_else(OnceLock::new, OnceLock::from), ..Threads::default() }
+    }
+
+    /// The machine is asked when there is work: its answer is in files of the system, which opening need not read.
+    fn most(&self) -> usize {
+        // Model checkers have threads of their own.
+        let is_modelled = cfg!(any(loom, shuttle));
+        let ask = || std::thread::available_parallelism().map_or(1, usize::from);
+        *self.most.get_or_init(|| if is_modelled { 1 } else { ask() })
     }
 
     /// Whether kernels of so much effort are run by several threads.
     pub(super) fn are_worth(&self, effort: u64) -> bool {
-        self.most > 1 && effort >= WORTH
+        effort >= WORTH && self.most() > 1
     }
 
     /// Runs all tasks. Where no thread can be had the caller runs them itself.
     pub(super) fn run(&self, tasks: &mut [Task<'_>]) {
         let pool = self.pool.get_or_init(|| {
             let named = ThreadPoolBuilder::new().thread_name(|n| format!("mmsb-wave-{n}"));
-            named.num_threads(self.most).build().ok()
+            named.num_threads(self.most()).build().ok()
         });
         let Some(pool) = pool else {
             let mut scratch = Scratch::default();

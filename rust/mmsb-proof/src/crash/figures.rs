@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Lives, Run, Seen, Tally};
 use crate::args::Args;
-use crate::parts::{self, PARTS};
+use crate::parts::{self, Part};
 use crate::report::Row;
 
 /// What the parts of a run found.
@@ -27,9 +27,9 @@ impl Outcome {
     }
 
     #[allow(clippy::print_stderr)]
-    fn progress(&self, part: usize, what: &str) {
+    fn progress(&self, part: Part, what: &str) {
         let failures = self.failures().count();
-        eprintln!("crash: part {part}: {what}: {} images, {failures} failures", self.images());
+        eprintln!("crash: {part}: {what}: {} images, {failures} failures", self.images());
     }
 
     /// Of a part in which nothing went wrong.
@@ -54,7 +54,7 @@ impl Outcome {
 
 /// The short form: half a minute.
 pub fn short(seed: u64) -> Outcome {
-    let run = Run { every: 1, first: 0, ..Run::of_part(0, seed, 3, 8) };
+    let run = Run::new(Part::ALL, seed, 3, 8);
     let mut out = Outcome::default();
     out.workloads.add(run.enumerate(false, 1, false));
     out.workloads.add(run.enumerate(true, 1, true));
@@ -75,8 +75,8 @@ pub fn run(args: &Args) -> Vec<Row<'static>> {
     if args.seconds.is_some() { soaked(args, &out) } else { rows(args, &out) }
 }
 
-fn points(args: &Args, part: usize) -> Outcome {
-    let run = Run::of_part(part, args.seed, 4, 16);
+fn points(args: &Args, part: Part) -> Outcome {
+    let run = Run::new(part, args.seed, 4, 16);
     let mut out = Outcome::default();
     let all = args.cases.is_none();
     for acts in 1..=if all { 2 } else { 1 } {
@@ -88,7 +88,7 @@ fn points(args: &Args, part: usize) -> Outcome {
         out.workloads.add(run.enumerate(false, 3, true));
         out.progress(part, "workloads of three acts");
     }
-    let least = args.cases.unwrap_or(1_000_000).div_ceil(PARTS as u64);
+    let least = part.share(args.cases.unwrap_or(1_000_000));
     let mut done = 0;
     while out.recoveries.images() < least / 5 && !run.is_over() {
         out.recoveries.add(run.recoveries(done, 16));
@@ -107,7 +107,7 @@ fn points(args: &Args, part: usize) -> Outcome {
 /// All workloads of three acts, every moment left in all ways: hours.
 pub fn deep(args: &Args) -> Vec<Row<'static>> {
     let part = |part| {
-        let workloads = Run::of_part(part, args.seed, 4, 16).enumerate(false, 3, false);
+        let workloads = Run::new(part, args.seed, 4, 16).enumerate(false, 3, false);
         Outcome { workloads, ..Outcome::default() }
     };
     let Some(numbers) = parts::sum(args, |number| part(number).numbers()) else { return vec![] };
@@ -126,10 +126,10 @@ pub fn deep(args: &Args) -> Vec<Row<'static>> {
 }
 
 /// Random workloads with ever new seeds.
-fn soak(args: &Args, part: usize, seconds: u64) -> Outcome {
-    let share = seconds * args.threads.min(PARTS) as u64 / PARTS as u64;
-    let until = Some(Instant::now() + Duration::from_secs(share));
-    let mut run = Run { until, ..Run::of_part(part, args.seed, 10, 200) };
+fn soak(args: &Args, part: Part, seconds: u64) -> Outcome {
+    let time = Duration::from_secs(seconds / parts::rounds(args.threads));
+    let until = Some(Instant::now() + time);
+    let mut run = Run { until, ..Run::new(part, args.seed, 10, 200) };
     let mut out = Outcome::default();
     while !run.is_over() {
         out.workloads.add(run.random(0, 64, false));
